@@ -1,0 +1,1 @@
+//! The mesh of a qmesh node.

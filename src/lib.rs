@@ -1,0 +1,5 @@
+//! A qmesh node: one binary that is any node of a distributed, content-addressed DAG.
+
+pub mod error;
+pub mod ids;
+pub mod limits;

@@ -1,0 +1,96 @@
+//! The bounds of the house: every queue, batch, frame, walk and retry, each with its unit.
+//!
+//! Promises: bounds that must relate are tied together where the compiler reads it.
+
+/// Payload of one vertex, in bytes. Larger content is split by the caller into vertices.
+pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
+/// Parents of one vertex.
+pub const PARENTS_MAX: usize = 256;
+/// Labels of one vertex.
+pub const LABELS_MAX: usize = 64;
+/// Key of a label, in bytes of UTF-8.
+pub const LABEL_KEY_BYTES_MAX: usize = 128;
+/// Value of a label, in bytes of UTF-8.
+pub const LABEL_VALUE_BYTES_MAX: usize = 1024;
+/// Kind of a vertex, in bytes of UTF-8.
+pub const KIND_BYTES_MAX: usize = 64;
+/// Namespace of a vertex, in bytes of UTF-8.
+pub const NAMESPACE_BYTES_MAX: usize = 64;
+/// Author of a vertex, in bytes of UTF-8.
+pub const AUTHOR_BYTES_MAX: usize = 256;
+/// Public key beside a signature, in bytes (ML-DSA-65: 1952).
+pub const PUBLIC_KEY_BYTES_MAX: usize = 2048;
+/// Signature, in bytes (ML-DSA-65: 3309).
+pub const SIGNATURE_BYTES_MAX: usize = 4096;
+/// One vertex in its archived form, envelope included, in bytes.
+pub const RECORD_BYTES_MAX: usize = qmesh_storage::RECORD_BYTES_MAX;
+
+/// Name of a ref, in bytes of UTF-8.
+pub const REF_NAME_BYTES_MAX: usize = 512;
+/// Reason noted beside a ref move, in bytes of UTF-8.
+pub const REF_REASON_BYTES_MAX: usize = 1024;
+/// Moves of one ref that its log answers; older moves stay in the segments.
+pub const REFLOG_ENTRIES_MAX: usize = 256;
+/// Refs of one shard.
+pub const REFS_PER_SHARD_MAX: usize = 1 << 20;
+
+/// Vertices of one put request.
+pub const PUT_BATCH_MAX: usize = 4096;
+/// Ids of one get or has request.
+pub const GET_BATCH_MAX: usize = 4096;
+/// Vertices or refs of one answered page, the most a caller may ask.
+pub const PAGE_MAX: usize = 10_000;
+/// Vertices or refs of one answered page when the caller says nothing.
+pub const PAGE_DEFAULT: usize = 100;
+/// Roots of one walk.
+pub const ROOTS_MAX: usize = 256;
+/// Edges a walk follows before it lets its core serve others.
+pub const WALK_EDGES_PER_SLICE: usize = 20_000;
+
+/// Messages waiting in one core's inbox.
+pub const INBOX_MESSAGES_MAX: usize = 16_384;
+/// Messages one core handles from its inbox before it polls sockets and disk again.
+pub const INBOX_MESSAGES_PER_TURN: usize = 256;
+/// Records proposed to one shard and not yet durable.
+pub const SHARD_PENDING_RECORDS_MAX: usize = 65_536;
+/// Bytes proposed to one shard and not yet durable.
+pub const SHARD_PENDING_BYTES_MAX: usize = 64 << 20;
+/// Committed records not yet seen by the skeleton; above it, puts are answered Overloaded.
+pub const FEED_BACKLOG_MAX: usize = 1 << 20;
+/// When to return after an Overloaded answer, in milliseconds.
+pub const RETRY_AFTER_MS: u32 = 20;
+
+/// Slots of a new node.
+pub const SLOTS_DEFAULT: u16 = 16;
+/// Shards of a new node.
+pub const SHARDS_DEFAULT: u16 = 4;
+
+/// Body of one HTTP request that is not a batch stream, in bytes.
+pub const HTTP_BODY_BYTES_MAX: usize = 4 << 20;
+/// One line of an NDJSON stream, in bytes.
+pub const NDJSON_LINE_BYTES_MAX: usize = 4 << 20;
+/// Head of one HTTP request, in bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 32 << 10;
+/// HTTP connections of one core.
+pub const HTTP_CONNECTIONS_PER_CORE_MAX: usize = 4096;
+/// Streams of one HTTP/2 connection (S5.1: 100).
+pub const HTTP2_STREAMS_MAX: u32 = 100;
+/// Time to send the head of a request, in milliseconds.
+pub const HTTP_HEAD_TIMEOUT_MS: u64 = 10_000;
+/// Time between two pieces of a request's body, in milliseconds.
+pub const HTTP_BODY_IDLE_TIMEOUT_MS: u64 = 10_000;
+/// Default deadline of a request, in milliseconds (S3.2-5: 30 s).
+pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
+
+const _: () = assert!(
+    PAYLOAD_BYTES_MAX
+        + PARENTS_MAX * 32
+        + LABELS_MAX * (LABEL_KEY_BYTES_MAX + LABEL_VALUE_BYTES_MAX + 16)
+        + PUBLIC_KEY_BYTES_MAX
+        + SIGNATURE_BYTES_MAX
+        + 4096
+        <= RECORD_BYTES_MAX,
+    "a vertex at all its limits must fit in a record"
+);
+const _: () = assert!(RECORD_BYTES_MAX <= SHARD_PENDING_BYTES_MAX);
+const _: () = assert!(PAGE_DEFAULT <= PAGE_MAX);
