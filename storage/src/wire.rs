@@ -1,0 +1,572 @@
+//! What the log looks like on a disk. Everything is little-endian; reserved bytes are zero and checked; all checksums are
+//! CRC-32C unless said otherwise.
+//!
+//! ```text
+//! directory/
+//!   LOCK            flock: one process at a time
+//!   NNNNNNNN.seg    segment, sequence in eight decimal digits, from 00000001 without a gap
+//!   NNNNNNNN.hint   what a replay of the segment needs, without its bodies (wire/hint.rs)
+//!   NNNNNNNN.seal   the segment is complete and durable; sums over it and over its hint (wire/seal.rs)
+//!   *.tmp           never renamed, removed at the next open
+//!
+//! segment: blocks of 4096 bytes, all zero when it is made
+//!   block 0              header
+//!   block 1 ..           frames, one behind the other, each on a block boundary
+//!   the last block       kept free for a close frame
+//!
+//! segment header
+//!    0  u16       version (1)
+//!    2  u16       reserved
+//!    4  u32       magic "QSEG"
+//!    8  [u8; 16]  log: the random name of this log
+//!   24  u32       sequence
+//!   28  u32       segment_bytes, of the whole file
+//!   32  [u8; 28]  reserved
+//!   60  u32       crc of bytes 0..60
+//!   64  zero up to 4096
+//!
+//! frame = placement, entry head, records, zeros up to the block
+//!   placement: where these bytes belong, different on every replica
+//!    0  u16       version (1)
+//!    2  u8        kind: 1 entry, 2 close
+//!    3  u8        reserved
+//!    4  u32       magic "QFRM"
+//!    8  [u8; 8]   first half of the log's name
+//!   16  u32       segment
+//!   20  u32       offset in the segment, in bytes
+//!   24  u64       number: frames of a log are numbered from 1 without a gap
+//!   32  u32       durable_segment  \ everything below this position was durable
+//!   36  u32       durable_offset   / before this frame was written
+//!   40  u32       frame_bytes, a multiple of 4096
+//!   44  u32       crc of the entry head (its last field)
+//!   48  [u8; 12]  reserved
+//!   60  u32       crc of bytes 0..60
+//!   entry head: the same on every replica
+//!   64  u16       version (1)
+//!   66  u16       shard
+//!   68  u32       record_count
+//!   72  u64       term
+//!   80  u64       index: entries of a shard are numbered from 1 without a gap
+//!   88  u32       payload_bytes
+//!   92  u32       crc of the payload
+//!   96  [u8; 12]  reserved
+//!  108  u32       crc of bytes 64..108
+//!  112  records (record.rs), payload_bytes in all
+//! ```
+//!
+//! A close frame has no records, shard 0, term 0 and index 0: it says that the log was closed and what was durable then.
+//!
+//! Promises: what `parse` returns was checked to the last bit that it covers. Does not: read or write files.
+
+pub mod hint;
+pub mod seal;
+
+use crate::buffer::{AlignedBuffer, BLOCK_BYTES, blocks_up};
+use crate::record;
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// Version of everything described here.
+pub const VERSION: u16 = 1;
+/// The segment header takes one block, in bytes.
+pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
+/// Placement and entry head, in bytes.
+pub const FRAME_HEADER_BYTES: usize = 112;
+/// A whole frame, padding included, in bytes.
+pub const FRAME_BYTES_MAX: usize = 4 << 20;
+/// A close frame takes one block, in bytes.
+pub const CLOSE_FRAME_BYTES: usize = BLOCK_BYTES;
+
+const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"QSEG");
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"QFRM");
+const ENTRY_AT: usize = 64;
+
+// A record sits on a 16-byte boundary behind the frame's heads, and the largest record fits into a frame.
+const _: () = assert!(FRAME_HEADER_BYTES.is_multiple_of(record::RECORD_ALIGN));
+const _: () = assert!(FRAME_HEADER_BYTES + record::RECORD_BYTES_MAX <= FRAME_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
+
+/// A place between frames: everything before it, or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// Sequence of the segment.
+    pub segment: u32,
+    /// Offset in the segment, in bytes.
+    pub offset: u32,
+}
+
+/// The head of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Name of the log.
+    pub log: [u8; 16],
+    /// Sequence of the segment.
+    pub sequence: u32,
+    /// Bytes of the whole file.
+    pub segment_bytes: u32,
+}
+
+/// What a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// An entry of a shard.
+    Entry,
+    /// The log was closed here.
+    Close,
+}
+
+/// Where a frame belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Entry or close.
+    pub kind: FrameKind,
+    /// Where the frame stands.
+    pub at: Position,
+    /// Number of the frame in its log.
+    pub number: u64,
+    /// Everything below was durable before this frame was written.
+    pub durable: Position,
+}
+
+/// What an entry is, on whatever replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryHead {
+    /// The shard it belongs to.
+    pub shard: u16,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// Its index in the shard.
+    pub index: u64,
+    /// Records it holds.
+    pub record_count: u32,
+    /// Bytes of the records.
+    pub payload_bytes: u32,
+    /// Checksum of the records.
+    pub payload_crc: u32,
+}
+
+/// Both heads of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Where it belongs.
+    pub placement: Placement,
+    /// What it holds.
+    pub entry: EntryHead,
+    /// Bytes of the whole frame, padding included.
+    pub frame_bytes: u32,
+}
+
+/// Why bytes are not what they should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Nothing was ever written here.
+    #[error("blank")]
+    Blank,
+    /// Fewer bytes than the layout needs.
+    #[error("cut short")]
+    Short,
+    /// Some other bytes.
+    #[error("not a {0}")]
+    Magic(&'static str),
+    /// A layout this build does not know.
+    #[error("version {0}; this build reads version 1")]
+    Version(u16),
+    /// Reserved bytes or padding are not zero.
+    #[error("reserved bytes of the {0} are not zero")]
+    Reserved(&'static str),
+    /// Damaged.
+    #[error("checksum of the {0} does not match")]
+    Checksum(&'static str),
+    /// Written for another log, segment or offset: left over from an earlier use, or misdirected.
+    #[error("belongs elsewhere: {0}")]
+    Misplaced(&'static str),
+    /// A field is outside its range.
+    #[error("{0} is out of range")]
+    Range(&'static str),
+    /// The records inside do not add up.
+    #[error("records: {0}")]
+    Record(#[from] record::RecordError),
+}
+
+impl SegmentHeader {
+    /// The header's block.
+    pub fn encode(&self) -> AlignedBuffer {
+        let mut block = crate::buffer::zeroed(SEGMENT_HEADER_BYTES);
+        put(&mut block, 0, &VERSION.to_le_bytes());
+        put(&mut block, 4, &SEGMENT_MAGIC.to_le_bytes());
+        put(&mut block, 8, &self.log);
+        put(&mut block, 24, &self.sequence.to_le_bytes());
+        put(&mut block, 28, &self.segment_bytes.to_le_bytes());
+        let crc = crc(&block[..60]);
+        put(&mut block, 60, &crc.to_le_bytes());
+        block
+    }
+
+    /// Reads a header's block.
+    ///
+    /// # Errors
+    /// Any [`WireError`]: a visible segment always has a durable header, so an error is damage.
+    pub fn parse(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() < SEGMENT_HEADER_BYTES {
+            return Err(WireError::Short);
+        }
+        if u32_at(bytes, 4) != SEGMENT_MAGIC {
+            return Err(WireError::Magic("segment"));
+        }
+        if u16_at(bytes, 0) != VERSION {
+            return Err(WireError::Version(u16_at(bytes, 0)));
+        }
+        if u32_at(bytes, 60) != crc(&bytes[..60]) {
+            return Err(WireError::Checksum("segment header"));
+        }
+        if !blank(&bytes[2..4]) || !blank(&bytes[32..60]) || !blank(&bytes[64..SEGMENT_HEADER_BYTES]) {
+            return Err(WireError::Reserved("segment header"));
+        }
+        let mut log = [0; 16];
+        log.copy_from_slice(&bytes[8..24]);
+        Ok(Self { log, sequence: u32_at(bytes, 24), segment_bytes: u32_at(bytes, 28) })
+    }
+}
+
+impl EntryHead {
+    const CLOSE: Self = Self { shard: 0, term: 0, index: 0, record_count: 0, payload_bytes: 0, payload_crc: 0 };
+}
+
+/// Writes both heads into `frame`, which holds [`FRAME_HEADER_BYTES`] of room and then the records, and pads it to blocks.
+pub fn finish_frame(frame: &mut AlignedBuffer, log: &[u8; 16], placement: &Placement, entry: &EntryHead) {
+    assert!(
+        frame.len() == FRAME_HEADER_BYTES + entry.payload_bytes as usize,
+        "a frame holds its heads and its records"
+    );
+    let frame_bytes = blocks_up(frame.len());
+    assert!(frame_bytes <= FRAME_BYTES_MAX, "frame of {frame_bytes} bytes");
+    frame.resize(frame_bytes, 0);
+    frame[..FRAME_HEADER_BYTES].fill(0);
+    put(frame, 64, &VERSION.to_le_bytes());
+    put(frame, 66, &entry.shard.to_le_bytes());
+    put(frame, 68, &entry.record_count.to_le_bytes());
+    put(frame, 72, &entry.term.to_le_bytes());
+    put(frame, 80, &entry.index.to_le_bytes());
+    put(frame, 88, &entry.payload_bytes.to_le_bytes());
+    put(frame, 92, &entry.payload_crc.to_le_bytes());
+    let entry_crc = crc(&frame[ENTRY_AT..108]);
+    put(frame, 108, &entry_crc.to_le_bytes());
+    put(frame, 0, &VERSION.to_le_bytes());
+    frame[2] = match placement.kind {
+        FrameKind::Entry => 1,
+        FrameKind::Close => 2,
+    };
+    put(frame, 4, &FRAME_MAGIC.to_le_bytes());
+    put(frame, 8, &log[..8]);
+    put(frame, 16, &placement.at.segment.to_le_bytes());
+    put(frame, 20, &placement.at.offset.to_le_bytes());
+    put(frame, 24, &placement.number.to_le_bytes());
+    put(frame, 32, &placement.durable.segment.to_le_bytes());
+    put(frame, 36, &placement.durable.offset.to_le_bytes());
+    put(frame, 40, &(frame_bytes as u32).to_le_bytes());
+    put(frame, 44, &entry_crc.to_le_bytes());
+    let placement_crc = crc(&frame[..60]);
+    put(frame, 60, &placement_crc.to_le_bytes());
+}
+
+/// A close frame for `placement`.
+pub fn close_frame(log: &[u8; 16], placement: &Placement) -> AlignedBuffer {
+    let mut frame = crate::buffer::zeroed(FRAME_HEADER_BYTES);
+    let placement = Placement { kind: FrameKind::Close, ..*placement };
+    finish_frame(&mut frame, log, &placement, &EntryHead::CLOSE);
+    frame
+}
+
+/// Reads both heads at the front of `bytes`, which stand at `at` of the log `log`.
+///
+/// # Errors
+/// [`WireError::Blank`] where the first block is all zero; [`WireError::Misplaced`] for a whole frame that belongs elsewhere.
+pub fn parse_frame_header(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<FrameHeader, WireError> {
+    if bytes.len() < FRAME_HEADER_BYTES {
+        return Err(WireError::Short);
+    }
+    if u32_at(bytes, 4) != FRAME_MAGIC {
+        let block = &bytes[..bytes.len().min(BLOCK_BYTES)];
+        return Err(if blank(block) { WireError::Blank } else { WireError::Magic("frame") });
+    }
+    if u16_at(bytes, 0) != VERSION {
+        return Err(WireError::Version(u16_at(bytes, 0)));
+    }
+    if u32_at(bytes, 60) != crc(&bytes[..60]) {
+        return Err(WireError::Checksum("placement"));
+    }
+    if bytes[3] != 0 || !blank(&bytes[48..60]) {
+        return Err(WireError::Reserved("placement"));
+    }
+    if bytes[8..16] != log[..8] {
+        return Err(WireError::Misplaced("another log"));
+    }
+    if (u32_at(bytes, 16), u32_at(bytes, 20)) != (at.segment, at.offset) {
+        return Err(WireError::Misplaced("another segment or offset"));
+    }
+    let kind = match bytes[2] {
+        1 => FrameKind::Entry,
+        2 => FrameKind::Close,
+        _ => return Err(WireError::Range("frame kind")),
+    };
+    let placement = Placement {
+        kind,
+        at,
+        number: u64_at(bytes, 24),
+        durable: Position { segment: u32_at(bytes, 32), offset: u32_at(bytes, 36) },
+    };
+    let entry = parse_entry_head(bytes)?;
+    let frame_bytes = u32_at(bytes, 40);
+    if blocks_up(FRAME_HEADER_BYTES + entry.payload_bytes as usize) != frame_bytes as usize
+        || FRAME_BYTES_MAX < frame_bytes as usize
+    {
+        return Err(WireError::Range("frame_bytes"));
+    }
+    if at < placement.durable {
+        return Err(WireError::Range("durable position"));
+    }
+    if kind == FrameKind::Close && entry != EntryHead::CLOSE {
+        return Err(WireError::Range("entry of a close frame"));
+    }
+    Ok(FrameHeader { placement, entry, frame_bytes })
+}
+
+fn parse_entry_head(bytes: &[u8]) -> Result<EntryHead, WireError> {
+    if u16_at(bytes, 64) != VERSION {
+        return Err(WireError::Version(u16_at(bytes, 64)));
+    }
+    let entry_crc = u32_at(bytes, 108);
+    if entry_crc != crc(&bytes[ENTRY_AT..108]) || entry_crc != u32_at(bytes, 44) {
+        return Err(WireError::Checksum("entry head"));
+    }
+    if !blank(&bytes[96..108]) {
+        return Err(WireError::Reserved("entry head"));
+    }
+    Ok(EntryHead {
+        shard: u16_at(bytes, 66),
+        record_count: u32_at(bytes, 68),
+        term: u64_at(bytes, 72),
+        index: u64_at(bytes, 80),
+        payload_bytes: u32_at(bytes, 88),
+        payload_crc: u32_at(bytes, 92),
+    })
+}
+
+/// Reads and checks the whole frame at the front of `bytes`: heads, payload, the records' lengths, padding.
+///
+/// # Errors
+/// Any [`WireError`].
+pub fn parse_frame(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<FrameHeader, WireError> {
+    let header = parse_frame_header(bytes, log, at)?;
+    let frame_bytes = header.frame_bytes as usize;
+    if bytes.len() < frame_bytes {
+        return Err(WireError::Short);
+    }
+    let payload_end = FRAME_HEADER_BYTES + header.entry.payload_bytes as usize;
+    let payload = &bytes[FRAME_HEADER_BYTES..payload_end];
+    if crc(payload) != header.entry.payload_crc {
+        return Err(WireError::Checksum("payload"));
+    }
+    if !blank(&bytes[payload_end..frame_bytes]) {
+        return Err(WireError::Reserved("frame's padding"));
+    }
+    let mut rest = payload;
+    for _ in 0..header.entry.record_count {
+        let length = record::length(rest)?;
+        rest = rest.get(length..).ok_or(WireError::Range("record length"))?;
+    }
+    if !rest.is_empty() {
+        return Err(WireError::Range("record_count"));
+    }
+    Ok(header)
+}
+
+/// The checksum of everything here.
+pub fn crc(bytes: &[u8]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    digest.update(bytes);
+    digest.finalize() as u32
+}
+
+/// Whether all bytes are zero.
+pub fn blank(bytes: &[u8]) -> bool {
+    // SAFETY: any 16 bytes are a valid u128.
+    let (head, body, tail) = unsafe { bytes.align_to::<u128>() };
+    head.iter().chain(tail).all(|&byte| byte == 0) && body.iter().all(|&word| word == 0)
+}
+
+/// The file of segment `sequence`.
+pub fn segment_name(sequence: u32) -> String {
+    format!("{sequence:08}.seg")
+}
+
+/// The hint of segment `sequence`.
+pub fn hint_name(sequence: u32) -> String {
+    format!("{sequence:08}.hint")
+}
+
+/// The seal of segment `sequence`.
+pub fn seal_name(sequence: u32) -> String {
+    format!("{sequence:08}.seal")
+}
+
+/// The sequence in a segment's file name; `None` for any other name.
+pub fn segment_sequence(name: &str) -> Option<u32> {
+    let sequence = name.strip_suffix(".seg")?.parse().ok()?;
+    (segment_name(sequence) == name).then_some(sequence)
+}
+
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene fails")]
+
+    use super::hint::{Cover, Group, Groups, Hint, Item, Items};
+    use super::seal::{Seal, Span};
+    use super::*;
+    use crate::record::Record;
+
+    const LOG: [u8; 16] = [5; 16];
+    const AT: Position = Position { segment: 3, offset: 8192 };
+
+    fn frame() -> AlignedBuffer {
+        let record = Record::build::<record::RecordError>(1, &[7; 32], 3, |mut buffer| {
+            buffer.extend_from_slice(b"abc");
+            Ok(buffer)
+        });
+        let mut frame = crate::buffer::zeroed(FRAME_HEADER_BYTES);
+        frame.extend_from_slice(record.unwrap().bytes());
+        let payload = &frame[FRAME_HEADER_BYTES..];
+        let entry = EntryHead {
+            shard: 2,
+            term: 4,
+            index: 9,
+            record_count: 1,
+            payload_bytes: payload.len() as u32,
+            payload_crc: crc(payload),
+        };
+        let durable = Position { segment: 3, offset: 4096 };
+        finish_frame(&mut frame, &LOG, &Placement { kind: FrameKind::Entry, at: AT, number: 11, durable }, &entry);
+        frame
+    }
+
+    fn hint() -> Vec<u8> {
+        let mut items = Items::default();
+        items.push(Item { offset: 112, kind: 1, key: &[7; 32], hint: b"shape" });
+        let mut groups = Groups::default();
+        groups.push(&Group { shard: 2, term: 4, index: 9, frame_offset: 8192 }, &items);
+        groups.encode(&Cover { log: LOG, segment: 3, end: 12288, next_number: 12 })
+    }
+
+    fn seal() -> Vec<u8> {
+        let shards = vec![Span { shard: 2, first_index: 9, last_index: 9, last_term: 4 }];
+        let seal = Seal {
+            log: LOG,
+            segment: 3,
+            end: 12288,
+            first_number: 11,
+            next_number: 12,
+            record_count: 1,
+            content: [1; 32],
+            hint: [2; 32],
+            shards,
+        };
+        assert_eq!(Seal::parse(&seal.encode()), Ok(seal.clone()));
+        seal.encode()
+    }
+
+    fn random(state: &mut u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *state >> 20
+    }
+
+    #[test]
+    fn s1_1_9_every_flipped_bit_of_a_frame_hint_seal_or_head_is_seen() {
+        let header = SegmentHeader { log: LOG, sequence: 3, segment_bytes: 1 << 20 }.encode();
+        assert_eq!(SegmentHeader::parse(&header).unwrap().sequence, 3);
+        assert_eq!(parse_frame(&frame(), &LOG, AT).unwrap().placement.number, 11);
+        assert_eq!(Hint::parse(&hint()).unwrap().cover.end, 12288);
+        type Refused = fn(&[u8]) -> bool;
+        let cases: [(&[u8], Refused); 4] = [
+            (&frame(), |bytes| parse_frame(bytes, &LOG, AT).is_err()),
+            (&header, |bytes| SegmentHeader::parse(bytes).is_err()),
+            (&hint(), |bytes| Hint::parse(bytes).is_err()),
+            (&seal(), |bytes| Seal::parse(bytes).is_err()),
+        ];
+        for (number, (good, refused)) in cases.into_iter().enumerate() {
+            let mut bad = good.to_vec();
+            for bit in 0..good.len() * 8 {
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(refused(&bad), "case {number}, bit {bit}");
+                bad[bit / 8] ^= 1 << (bit % 8);
+            }
+            for length in 0..good.len() {
+                assert!(refused(&good[..length]), "case {number}, cut at {length}");
+            }
+        }
+    }
+
+    #[test]
+    fn s1_1_9_parsers_survive_anything() {
+        let mut state = 42;
+        let seeds = [frame().to_vec(), hint(), seal(), vec![0; 5000]];
+        for round in 0..20_000 {
+            let mut bytes = seeds[round % seeds.len()].clone();
+            for _ in 0..1 + random(&mut state) % 8 {
+                let at = random(&mut state) as usize % bytes.len().min(300);
+                bytes[at] = random(&mut state) as u8;
+            }
+            // With the sums made right again, so that the checks behind them are reached.
+            if bytes.len() >= FRAME_HEADER_BYTES && round % 2 == 0 {
+                let entry_crc = crc(&bytes[ENTRY_AT..108]);
+                put(&mut bytes, 108, &entry_crc.to_le_bytes());
+                put(&mut bytes, 44, &entry_crc.to_le_bytes());
+                let placement_crc = crc(&bytes[..60]);
+                put(&mut bytes, 60, &placement_crc.to_le_bytes());
+                if round % 4 == 2 {
+                    let groups_crc = crc(&bytes[64..]);
+                    put(&mut bytes, 48, &groups_crc.to_le_bytes());
+                    let header_crc = crc(&bytes[..60]);
+                    put(&mut bytes, 60, &header_crc.to_le_bytes());
+                }
+            }
+            bytes.truncate(random(&mut state) as usize % (2 * bytes.len()));
+            let frame = parse_frame(&bytes, &LOG, AT);
+            assert!(frame.is_err() || bytes.len() >= frame.unwrap().frame_bytes as usize);
+            if let Ok(hint) = Hint::parse(&bytes) {
+                hint.for_each(|_, item| assert!(item.hint.len() < bytes.len()));
+            }
+            let _ = Seal::parse(&bytes);
+            let _ = SegmentHeader::parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn s1_1_9_a_segment_name_is_read_back_and_no_other() {
+        let cases = [
+            ("00000001.seg", Some(1)),
+            ("1.seg", None),
+            ("+0000001.seg", None),
+            ("00000001.seg.tmp", None),
+            ("LOCK", None),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(segment_sequence(name), expected, "{name}");
+        }
+        assert_eq!(segment_sequence(&segment_name(u32::MAX)), Some(u32::MAX));
+    }
+}
