@@ -79,6 +79,8 @@ pub const HTTP2_STREAMS_MAX: u32 = 100;
 pub const HTTP_HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time between two pieces of a request's body, in milliseconds.
 pub const HTTP_BODY_IDLE_TIMEOUT_MS: u64 = 10_000;
+/// Time the doors may take to finish what they took when the node drains, in milliseconds.
+pub const DRAIN_TIMEOUT_MS: u64 = 10_000;
 /// Default deadline of a request, in milliseconds (S3.2-5: 30 s).
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 
