@@ -1,8 +1,15 @@
 //! A qmesh node: one binary that is any node of a distributed, content-addressed DAG.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod dag;
 pub mod error;
+pub mod feed;
+pub mod gateway;
 pub mod ids;
 pub mod limits;
+pub mod node;
+pub mod router;
+pub mod runtime;
+pub mod shard;

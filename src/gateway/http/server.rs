@@ -1,0 +1,349 @@
+//! The acceptor of one core: connections in, requests to the table, answers out.
+//!
+//! Promises: a core has a bounded number of connections, each with a bounded head, bounded streams and bounded patience; a
+//! browser page of another site cannot reach a node on the loopback address; a door that drains takes no more, finishes what
+//! it has within [`DRAIN_TIMEOUT`], and returns.
+//! Does not: route (see `route`), nor decide who may ask.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap};
+use hyper::http::uri::Authority;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use super::metrics::{self, Counters};
+use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
+use super::route::{UNMATCHED, dispatch};
+use super::{Problem, Response};
+use crate::error::{Reason, Refusal};
+use crate::gateway::{Context, DRAIN_TIMEOUT};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT_MS, HTTP2_STREAMS_MAX};
+use crate::runtime::{LocalExecutor, spawn};
+
+/// Quiet time before the first keep-alive probe, and between two (S5.1: 60 s).
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// Probes without an answer before a peer is given up (S5.1: 3).
+const KEEP_ALIVE_PROBES: u32 = 3;
+/// Time that sent bytes may wait for the peer's acknowledgement or its window.
+const UNSENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after the operating system gave no connection: it has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Bytes of one HTTP/2 frame.
+const HTTP2_FRAME_BYTES: u32 = 64 << 10;
+/// Bytes that a peer may have on the way to us on one HTTP/2 stream.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes that a peer may have on the way to us on one HTTP/2 connection.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES);
+
+/// Serves HTTP on `listener` until the node drains.
+pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig>>, context: Context) {
+    let counters = metrics::open_door(&context.facts, context.router.core());
+    let door = Rc::new(Door {
+        tls: tls.map(TlsAcceptor::from),
+        builder: builder(),
+        loopback: context.facts.http.ip().is_loopback(),
+        open: Cell::new(0),
+        closed: Notify::new(),
+        counters,
+        context,
+    });
+    let listening = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
+    let listener = match listening {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "the HTTP door does not open");
+            return;
+        }
+    };
+    let accept = accept(listener, &door);
+    let draining = door.context.drain_asked();
+    tokio::select! {
+        () = accept => {}
+        () = draining => {}
+    }
+    // The listener is closed. What is open finishes, or is cut with the process.
+    let all_closed = async {
+        while 0 < door.open.get() {
+            door.closed.notified().await;
+        }
+    };
+    if timeout(DRAIN_TIMEOUT, all_closed).await.is_err() {
+        tracing::warn!(open = door.open.get(), "HTTP connections were cut at the end of the drain");
+    }
+}
+
+struct Door {
+    context: Context,
+    tls: Option<TlsAcceptor>,
+    builder: Builder<LocalExecutor>,
+    loopback: bool,
+    open: Cell<usize>,
+    closed: Notify,
+    counters: Arc<Counters>,
+}
+
+fn builder() -> Builder<LocalExecutor> {
+    let mut builder = Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // A client that has said all may close its half and still read its answer.
+        .half_close(true)
+        // The pace watches heads; hyper's own timer would cut connections that are merely idle.
+        .header_read_timeout(None)
+        .max_buf_size(HTTP_HEAD_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .max_header_list_size(HTTP_HEAD_BYTES_MAX as u32)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE);
+    builder
+}
+
+async fn accept(listener: TcpListener, door: &Rc<Door>) {
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "no connection could be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        door.counters.accepted.add(1);
+        if door.context.facts.http_connections_max <= door.open.get() {
+            door.counters.refused.add(1);
+            refuse(socket);
+            continue;
+        }
+        door.open.set(door.open.get() + 1);
+        door.counters.open.add(1);
+        let open = Open(door.clone());
+        spawn(async move { connection(socket, &open.0).await });
+    }
+}
+
+/// A connection that counts. When it is dropped, it does no longer.
+struct Open(Rc<Door>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.counters.open.less();
+        self.0.closed.notify_one();
+    }
+}
+
+/// Tells a client beyond the bound so, without a task of its own: the sentence fits into the socket's buffer.
+fn refuse(socket: TcpStream) {
+    let refusal = Refusal::overloaded("the core's table of HTTP connections");
+    let document = Problem::from(refusal).document().to_string();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{document}",
+        document.len()
+    );
+    // A client that does not take it is refused all the same.
+    drop(socket.try_write(answer.as_bytes()));
+}
+
+async fn connection(socket: TcpStream, door: &Rc<Door>) {
+    tune(&socket);
+    match &door.tls {
+        None => speak(socket, door).await,
+        Some(tls) => match timeout(Duration::from_millis(HTTP_HEAD_TIMEOUT_MS), tls.accept(socket)).await {
+            Ok(Ok(socket)) => speak(socket, door).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
+            Err(_) => door.counters.cut.add(1),
+        },
+    }
+}
+
+fn tune(socket: &TcpStream) {
+    let reference = SockRef::from(socket);
+    let keep_alive =
+        TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE).with_retries(KEEP_ALIVE_PROBES);
+    let tuned = socket
+        .set_nodelay(true)
+        .and_then(|()| reference.set_tcp_keepalive(&keep_alive))
+        // A reader that stops holds the bytes of its answer no longer than this.
+        .and_then(|()| reference.set_tcp_user_timeout(Some(UNSENT_TIMEOUT)));
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "a socket keeps its defaults");
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, door: &Rc<Door>) {
+    let pace = Pace::new(Instant::now());
+    let socket = TokioIo::new(Paced::new(socket, pace.clone()));
+    let service = service_fn(|request| answer(door.clone(), pace.clone(), request));
+    let mut connection = std::pin::pin!(door.builder.serve_connection(socket, service));
+    let mut draining = std::pin::pin!(door.context.drain_asked());
+    let mut drains = false;
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "an HTTP connection ended");
+                }
+                return;
+            }
+            () = &mut draining, if !drains => {
+                drains = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep(Duration::from_millis(LOOK_INTERVAL_MS)) => {
+                match pace.verdict(Instant::now()) {
+                    None => {}
+                    Some(Verdict::HeadTooSlow) => {
+                        door.counters.cut.add(1);
+                        return;
+                    }
+                    Some(Verdict::Idle) => return,
+                }
+            }
+        }
+    }
+}
+
+async fn answer(door: Rc<Door>, pace: Rc<Pace>, request: Request<Incoming>) -> Result<Response, Infallible> {
+    let begun = Instant::now();
+    let multiplexed = request.version() == Version::HTTP_2;
+    let open = pace.request(multiplexed);
+    let (response, row) = match check_caller(door.loopback, &request) {
+        Ok(()) => dispatch(door.context.clone(), request).await,
+        Err(problem) => (problem.into_response(), UNMATCHED),
+    };
+    door.counters.request(row, response.status(), begun.elapsed());
+    let (mut parts, body) = response.into_parts();
+    if parts.status == StatusCode::REQUEST_TIMEOUT && !multiplexed {
+        // What the client still sends of this request would be read as the next one.
+        parts.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    }
+    Ok(Response::from_parts(parts, body.holding(open)))
+}
+
+/// Refuses what a page of another site could have sent: a node on the loopback address answers only to loopback names
+/// (otherwise a name that is rebound to 127.0.0.1 would make the browser a door to it).
+fn check_caller(loopback: bool, request: &Request<Incoming>) -> Result<(), Problem> {
+    let host = request.uri().authority().map(Authority::as_str);
+    check_names(loopback, host, request.headers())
+}
+
+fn check_names(loopback: bool, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let named = hosts.next().map(|host| host.to_str());
+    if hosts.next().is_some() {
+        return Err(Refusal::bad_request("more than one Host header").into());
+    }
+    let host = match (authority, named) {
+        (Some(authority), _) => authority,
+        (None, Some(Ok(host))) => host,
+        (None, _) => return Err(Refusal::bad_request("a request needs a Host header").into()),
+    };
+    if !loopback {
+        return Ok(());
+    }
+    if !is_loopback(host) {
+        let detail = format!("this node answers on its loopback address only, not as {host:?}");
+        return Err(Refusal::new(Reason::Denied, detail).into());
+    }
+    for origin in headers.get_all(header::ORIGIN) {
+        let local =
+            origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| is_loopback(host));
+        if !local {
+            let detail = "pages of other sites may not reach a node on the loopback address (Origin)";
+            return Err(Refusal::new(Reason::Denied, detail).into());
+        }
+    }
+    Ok(())
+}
+
+/// Whether `host`, with or without a port, is this machine.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    // A user before an @ is nobody we know, and a way to hide the host.
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    let name = authority.host().trim_end_matches('.');
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let named = name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
+    named || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s3_2_5_only_loopback_names_reach_a_loopback_node() {
+        let check = |host: &str, expected: bool| assert_eq!(is_loopback(host), expected, "{host:?}");
+        for host in [
+            "localhost",
+            "LOCALHOST:7420",
+            "127.0.0.1",
+            "127.9.9.9:1",
+            "[::1]:7420",
+            "[::ffff:127.0.0.1]",
+            "a.localhost",
+        ] {
+            check(host, true);
+        }
+        for host in [
+            "example.org",
+            "127.0.0.1.example.org",
+            "localhost.example.org",
+            "10.0.0.1",
+            "[::2]",
+            "",
+            "a@localhost",
+            "0.0.0.0",
+        ] {
+            check(host, false);
+        }
+    }
+
+    #[test]
+    fn s3_2_5_a_foreign_origin_is_denied_and_a_missing_host_is_wrong() {
+        let check = |pairs: &[(&'static str, &str)], expected: Option<StatusCode>| {
+            let headers: HeaderMap = pairs
+                .iter()
+                .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()))
+                .collect();
+            let found = check_names(true, None, &headers).err().map(|problem| problem.status);
+            assert_eq!(found, expected, "{pairs:?}");
+        };
+        check(&[("host", "localhost")], None);
+        check(&[("host", "localhost"), ("origin", "http://localhost:3000")], None);
+        check(&[("host", "localhost"), ("origin", "https://evil.example")], Some(StatusCode::FORBIDDEN));
+        check(&[("host", "localhost"), ("origin", "null")], Some(StatusCode::FORBIDDEN));
+        check(&[("host", "evil.example")], Some(StatusCode::FORBIDDEN));
+        check(&[], Some(StatusCode::BAD_REQUEST));
+        let headers: HeaderMap = [(header::HOST, "evil.example".parse().unwrap())].into_iter().collect();
+        assert!(check_names(false, None, &headers).is_ok(), "another address has other guards");
+    }
+}

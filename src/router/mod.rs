@@ -1,0 +1,418 @@
+//! The hall: from a key to the core that owns it, and from a question about the graph to the skeleton.
+//!
+//! Promises: a request crosses at most one inbox each way; a full inbox is answered Overloaded; a put whose parents are not
+//! here is refused before anything is written; a graph question sees everything this node had committed when it was asked.
+//! Does not: know how a shard stores anything.
+
+pub mod message;
+pub mod slots;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::dag::archive::SealedVertex;
+use crate::dag::query::{Answer, Machine, Query};
+use crate::dag::ref_record::RefRecord;
+use crate::dag::refs::{LogEntry, Position, RefMove, RefName};
+use crate::dag::skeleton::{Number, Skeleton};
+use crate::dag::walk::{Scratch, Step};
+use crate::error::{Reason, Refusal};
+use crate::feed::Progress;
+use crate::ids::{Token, VertexId};
+use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, WALK_EDGES_PER_SLICE};
+use crate::runtime::{Full, Sender};
+use message::{CoreStats, Message, PutReceipt, RefReceipt, Reply};
+use slots::SlotTable;
+
+/// What every core knows of the node.
+pub struct Shared {
+    /// Key → slot → shard → core.
+    pub table: SlotTable,
+    /// The inbox of each core.
+    pub inboxes: Vec<Sender<Message>>,
+    /// The shape of the DAG.
+    pub skeleton: Arc<Skeleton>,
+    /// How far shards are committed and followed.
+    pub progress: Arc<Progress>,
+    /// Moves of refs, for watchers.
+    pub ref_events: broadcast::Sender<Arc<RefRecord>>,
+    /// Random at each start: cursors of another start are refused.
+    pub boot: u64,
+}
+
+/// What a put may ask beside its records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PutOptions {
+    /// Accept vertices whose parents are not here: imports and bridges. They are stored and readable, and join the graph
+    /// when their parents have come.
+    pub allow_missing_parents: bool,
+}
+
+/// The router of one core. Cheap to clone; never leaves its core.
+#[derive(Clone)]
+pub struct Router(Rc<Inner>);
+
+struct Inner {
+    core: usize,
+    shared: Arc<Shared>,
+    /// The own core's host, reached without an inbox.
+    local: Box<dyn Fn(Message)>,
+    /// Working memory of walks that are over.
+    scratch: RefCell<Vec<Scratch>>,
+}
+
+/// Working memories of walks that a core keeps for the next ones; each may grow to 16 bytes a vertex.
+const SCRATCHES_IDLE_MAX: usize = 2;
+
+impl Router {
+    /// The router of core `core`, whose own shards are reached by `local`.
+    pub fn new(core: usize, shared: Arc<Shared>, local: Box<dyn Fn(Message)>) -> Self {
+        Self(Rc::new(Inner { core, shared, local, scratch: RefCell::default() }))
+    }
+
+    /// The shape of the DAG.
+    pub fn skeleton(&self) -> &Skeleton {
+        &self.0.shared.skeleton
+    }
+
+    /// Key → slot → shard.
+    pub fn table(&self) -> &SlotTable {
+        &self.0.shared.table
+    }
+
+    /// How far shards are committed and followed.
+    pub fn progress(&self) -> &Progress {
+        &self.0.shared.progress
+    }
+
+    /// The number of this start, which cursors carry.
+    pub fn boot(&self) -> u64 {
+        self.0.shared.boot
+    }
+
+    /// The number of the core this router is on.
+    pub fn core(&self) -> usize {
+        self.0.core
+    }
+
+    /// A watcher of ref moves. It lags at most [`crate::feed::REF_EVENTS_MAX`] moves.
+    pub fn watch_refs(&self) -> broadcast::Receiver<Arc<RefRecord>> {
+        self.0.shared.ref_events.subscribe()
+    }
+
+    /// Makes verified vertices durable. `each` is told the outcome of every record by its position, as cores answer.
+    ///
+    /// Parents must exist, or stand earlier in the same request, unless `options` say otherwise.
+    pub async fn put(
+        &self,
+        records: Vec<SealedVertex>,
+        options: PutOptions,
+        mut each: impl FnMut(usize, Result<PutReceipt, Refusal>),
+    ) {
+        if records.len() > PUT_BATCH_MAX {
+            for at in 0..records.len() {
+                each(at, Err(Refusal::limit("vertices of one put", records.len(), PUT_BATCH_MAX, "vertices")));
+            }
+            return;
+        }
+        let refused = if options.allow_missing_parents { Vec::new() } else { self.missing_parents(&records).await };
+        let mut refused = refused.into_iter().peekable();
+        let core_count = self.0.shared.inboxes.len();
+        let mut by_core: Vec<(Vec<usize>, Vec<SealedVertex>)> = vec![Default::default(); core_count];
+        for (at, record) in records.into_iter().enumerate() {
+            if let Some((_, refusal)) = refused.next_if(|(refused_at, _)| *refused_at == at) {
+                each(at, Err(refusal));
+                continue;
+            }
+            let core = self.table().core(self.table().shard(&record.id().0));
+            by_core[core].0.push(at);
+            by_core[core].1.push(record);
+        }
+        let mut waiting = FuturesUnordered::new();
+        for (core, (places, records)) in by_core.into_iter().enumerate() {
+            if records.is_empty() {
+                continue;
+            }
+            let answer = self.ask(core, |reply| Message::Put { records, reply });
+            waiting.push(async move { (places, answer.await) });
+        }
+        while let Some((places, answer)) = waiting.next().await {
+            match answer {
+                Ok(outcomes) => places.into_iter().zip(outcomes).for_each(|(at, outcome)| each(at, outcome)),
+                Err(refusal) => places.into_iter().for_each(|at| each(at, Err(refusal.clone()))),
+            }
+        }
+    }
+
+    /// Puts vertices and returns their outcomes in order.
+    pub async fn put_all(&self, records: Vec<SealedVertex>, options: PutOptions) -> Vec<Result<PutReceipt, Refusal>> {
+        let mut outcomes = vec![Err(Refusal::new(Reason::Internal, "the put was not answered")); records.len()];
+        self.put(records, options, |at, outcome| outcomes[at] = outcome).await;
+        outcomes
+    }
+
+    /// Reads one vertex; `None` is "not here".
+    ///
+    /// # Errors
+    /// Overloaded, Corrupt.
+    pub async fn get(&self, id: VertexId) -> Result<Option<SealedVertex>, Refusal> {
+        let core = self.table().core(self.table().shard(&id.0));
+        let mut answers = self.ask(core, |reply| Message::Get { ids: vec![id], reply }).await?;
+        answers.pop().unwrap_or_else(|| Err(Refusal::new(Reason::Internal, "the get was not answered")))
+    }
+
+    /// Reads vertices; the answers are in the order of the ids.
+    pub async fn get_many(&self, ids: &[VertexId]) -> Vec<Result<Option<SealedVertex>, Refusal>> {
+        if ids.len() > GET_BATCH_MAX {
+            let refusal = Refusal::limit("ids of one get", ids.len(), GET_BATCH_MAX, "ids");
+            return vec![Err(refusal); ids.len()];
+        }
+        let answers = self.scatter(ids, |ids, reply| Message::Get { ids, reply }).await;
+        answers.unwrap_or_else(|refusal| vec![Err(refusal); ids.len()])
+    }
+
+    /// Whether vertices are here and durable, in the order of the ids.
+    ///
+    /// # Errors
+    /// Overloaded.
+    pub async fn has(&self, ids: &[VertexId]) -> Result<Vec<bool>, Refusal> {
+        if ids.len() > GET_BATCH_MAX {
+            return Err(Refusal::limit("ids of one has", ids.len(), GET_BATCH_MAX, "ids"));
+        }
+        let mut unknown = Vec::new();
+        let mut found: Vec<bool> = ids.iter().map(|id| self.skeleton().view().contains(id)).collect();
+        for (at, _) in found.iter().enumerate().filter(|(_, found)| !**found) {
+            unknown.push(at);
+        }
+        if !unknown.is_empty() {
+            let ids: Vec<VertexId> = unknown.iter().map(|&at| ids[at]).collect();
+            let answers = self.scatter(&ids, |ids, reply| Message::Exists { ids, reply }).await?;
+            for (at, exists) in unknown.into_iter().zip(answers) {
+                found[at] = exists;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads a ref; `None` is "no such ref". Linearizable: the core that orders the ref's moves answers.
+    ///
+    /// # Errors
+    /// Overloaded.
+    pub async fn ref_get(&self, name: RefName) -> Result<Option<Position>, Refusal> {
+        let core = self.table().core(self.table().shard(&name.key()));
+        self.ask(core, |reply| Message::RefGet { name, reply }).await
+    }
+
+    /// Moves a ref by compare-and-set. The target must exist.
+    ///
+    /// # Errors
+    /// Conflict, NotFound (the target), Overloaded, DiskFull.
+    pub async fn ref_set(&self, change: RefMove) -> Result<RefReceipt, Refusal> {
+        if let Some(to) = change.to
+            && !self.has(&[to]).await?[0]
+        {
+            return Err(Refusal::new(Reason::NotFound, format!("ref target {to} is not here; put the vertex first")));
+        }
+        let core = self.table().core(self.table().shard(&change.name.key()));
+        self.ask(core, |reply| Message::RefSet { change: Box::new(change), reply }).await?
+    }
+
+    /// Refs by prefix over all shards, in the order of their names, after `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// Overloaded.
+    pub async fn ref_list(
+        &self,
+        prefix: &str,
+        after: Option<RefName>,
+        limit: usize,
+    ) -> Result<Vec<(RefName, Position)>, Refusal> {
+        let mut all = Vec::new();
+        for shard in self.table().shards() {
+            let core = self.table().core(shard);
+            let (prefix, after) = (prefix.to_owned(), after.clone());
+            all.extend(self.ask(core, |reply| Message::RefList { shard, prefix, after, limit, reply }).await?);
+        }
+        all.sort_by(|(left, _), (right, _)| left.cmp(right));
+        all.truncate(limit);
+        Ok(all)
+    }
+
+    /// The latest moves of a ref, newest first; `None` when it never was.
+    ///
+    /// # Errors
+    /// Overloaded.
+    pub async fn ref_log(&self, name: RefName, limit: usize) -> Result<Option<Vec<LogEntry>>, Refusal> {
+        let core = self.table().core(self.table().shard(&name.key()));
+        self.ask(core, |reply| Message::RefLog { name, limit, reply }).await
+    }
+
+    /// The figures of every core.
+    ///
+    /// # Errors
+    /// Overloaded.
+    pub async fn stats(&self) -> Result<Vec<CoreStats>, Refusal> {
+        let mut all = Vec::new();
+        for core in 0..self.0.shared.inboxes.len() {
+            all.push(self.ask(core, |reply| Message::Stats { reply }).await?);
+        }
+        Ok(all)
+    }
+
+    /// The id that a text names: a CID, 64 hex digits, `git:<commit hash>` or `ref:<name>`.
+    ///
+    /// # Errors
+    /// BadRequest, NotFound.
+    pub async fn resolve(&self, text: &str) -> Result<VertexId, Refusal> {
+        if let Some(hash) = text.strip_prefix("git:") {
+            let bytes = crate::ids::unhex(hash).filter(|bytes| matches!(bytes.len(), 20 | 32));
+            let bytes = bytes.ok_or_else(|| Refusal::bad_request(format!("{text}: git: takes a full commit hash")))?;
+            let mut found = self.skeleton().view().by_git(&bytes);
+            if found.is_none() {
+                self.progress().caught_up(None).await;
+                found = self.skeleton().view().by_git(&bytes);
+            }
+            return found.map(|number| self.skeleton().view().id(number)).ok_or_else(|| {
+                Refusal::new(
+                    Reason::NotFound,
+                    format!("{text}: no such commit here; run `qmesh dag import git PATH` first"),
+                )
+            });
+        }
+        if let Some(name) = text.strip_prefix("ref:") {
+            let name: RefName = name.parse().map_err(|error| Refusal::bad_request(format!("{text}: {error}")))?;
+            let state = self.ref_get(name).await?;
+            return state
+                .and_then(|position| position.at)
+                .ok_or_else(|| Refusal::new(Reason::NotFound, format!("{text}: no such ref")));
+        }
+        text.parse().map_err(|error| Refusal::bad_request(format!("{text}: {error}, or git:HASH, or ref:NAME")))
+    }
+
+    /// Answers a question about the graph, as of everything committed here when it is asked, and not older than `token`.
+    ///
+    /// # Errors
+    /// NotFound, BadRequest, LimitExceeded, CursorExpired.
+    pub async fn query(&self, query: Query, token: Option<Token>) -> Result<Answer, Refusal> {
+        let mut machine = self.machine(query, token).await?;
+        let mut numbers = Vec::new();
+        while machine.step(self.skeleton(), WALK_EDGES_PER_SLICE, &mut numbers) == Step::More {
+            tokio::task::yield_now().await;
+        }
+        Ok(self.finish(machine, numbers))
+    }
+
+    /// The answer of a machine that is done; its working memory serves the next question on this core.
+    pub fn finish(&self, machine: Machine, numbers: Vec<Number>) -> Answer {
+        let (answer, scratch) = machine.finish(numbers);
+        let mut idle = self.0.scratch.borrow_mut();
+        if idle.len() < SCRATCHES_IDLE_MAX {
+            idle.push(scratch);
+        }
+        answer
+    }
+
+    /// The machine of a question, ready to be stepped, once the skeleton is as new as the question wants.
+    ///
+    /// # Errors
+    /// As [`Router::query`].
+    pub async fn machine(&self, query: Query, token: Option<Token>) -> Result<Machine, Refusal> {
+        if let Some(token) = token {
+            let known = self.table().shard_count();
+            if token.shard.0 >= known || token.index > self.progress().committed(token.shard) {
+                return Err(Refusal::bad_request(format!("token {token}: this node never returned it")));
+            }
+        }
+        self.progress().caught_up(token).await;
+        let scratch = self.0.scratch.borrow_mut().pop().unwrap_or_default();
+        Machine::with_scratch(query, self.skeleton(), self.boot(), scratch)
+    }
+
+    /// The refusals of records whose parents are neither here nor earlier in the request, in the order of the records.
+    async fn missing_parents(&self, records: &[SealedVertex]) -> Vec<(usize, Refusal)> {
+        let mut unsure: Vec<(usize, VertexId)> = Vec::new();
+        for (at, record) in records.iter().enumerate() {
+            for parent in record.parents() {
+                if !self.skeleton().view().contains(&parent)
+                    && !records[..at].iter().any(|earlier| earlier.id() == parent)
+                {
+                    unsure.push((at, parent));
+                }
+            }
+        }
+        if unsure.is_empty() {
+            return Vec::new();
+        }
+        let ids: Vec<VertexId> = unsure.iter().map(|&(_, id)| id).collect();
+        let mut refused: Vec<(usize, Refusal)> = Vec::new();
+        for (chunk, places) in ids.chunks(GET_BATCH_MAX).zip(unsure.chunks(GET_BATCH_MAX)) {
+            let answers = self.has(chunk).await;
+            for (nth, &(at, parent)) in places.iter().enumerate() {
+                let refusal = match &answers {
+                    Ok(found) if found[nth] => continue,
+                    Ok(_) => Refusal::new(
+                        Reason::MissingParents,
+                        format!("parent {parent} is not here; put it first, or allow missing parents"),
+                    ),
+                    Err(refusal) => refusal.clone(),
+                };
+                if refused.last().is_none_or(|(last, _)| *last != at) {
+                    refused.push((at, refusal));
+                }
+            }
+        }
+        refused
+    }
+
+    /// Asks the cores that own `ids` and puts their answers back into the order of the ids.
+    async fn scatter<T, F>(&self, ids: &[VertexId], message: F) -> Result<Vec<T>, Refusal>
+    where
+        F: Fn(Vec<VertexId>, Reply<Vec<T>>) -> Message,
+    {
+        let mut by_core: Vec<(Vec<usize>, Vec<VertexId>)> = vec![Default::default(); self.0.shared.inboxes.len()];
+        for (at, id) in ids.iter().enumerate() {
+            let core = self.table().core(self.table().shard(&id.0));
+            by_core[core].0.push(at);
+            by_core[core].1.push(*id);
+        }
+        let mut waiting = Vec::new();
+        for (core, (places, ids)) in by_core.into_iter().enumerate() {
+            if !ids.is_empty() {
+                waiting.push((places, self.ask(core, |reply| message(ids, reply))));
+            }
+        }
+        let mut answers: Vec<Option<T>> = ids.iter().map(|_| None).collect();
+        for (places, answer) in waiting {
+            for (at, one) in places.into_iter().zip(answer.await?) {
+                answers[at] = Some(one);
+            }
+        }
+        let all: Option<Vec<T>> = answers.into_iter().collect();
+        all.ok_or_else(|| Refusal::new(Reason::Internal, "a core answered for fewer ids than it was asked"))
+    }
+
+    /// Sends one message to a core. It is sent at the call, not at the first poll, so that messages of one caller arrive in
+    /// the order of its calls; the future awaits the answer.
+    fn ask<T, F>(&self, core: usize, message: F) -> impl Future<Output = Result<T, Refusal>> + use<T, F>
+    where
+        F: FnOnce(Reply<T>) -> Message,
+    {
+        let (reply, answer) = oneshot::channel();
+        let message = message(reply);
+        let sent = if core == self.0.core {
+            (self.0.local)(message);
+            Ok(())
+        } else {
+            self.0.shared.inboxes[core].push(message).map_err(|Full(_)| Refusal::overloaded("the inbox of a core"))
+        };
+        async move {
+            sent?;
+            answer.await.map_err(|_| Refusal::new(Reason::Unavailable, "the node is shutting down"))
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! The host of a core's shards: takes messages, drives the logs, answers.
+//!
+//! Promises: a message is taken at once or answered Overloaded; the core is never held up by a read that is not in memory.
+//! Does not: know other cores.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use qmesh_storage::io::Disk;
+use qmesh_storage::{
+    AppendError, Committed, Driver, Location, Log, LogOptions, Observer, OpenError, ReadError, Record, Replayed,
+};
+use quick_cache::unsync::Cache;
+
+use super::replica::{Proposed, PutBatch, Replica, TERM_SOLO, Waiter};
+use crate::dag::archive::{RECORD_KIND_VERTEX, SealedVertex};
+use crate::dag::refs::RefMove;
+use crate::dag::shape::Shape;
+use crate::dag::skeleton::Skeleton;
+use crate::error::{EXIT_DISK_FAILED, Reason, Refusal, fatal};
+use crate::feed::{Progress, Publisher};
+use crate::ids::{LogIndex, ShardId, Token, VertexId};
+use crate::router::message::{CoreStats, LogFigures, Message, PutOutcomes, RefOutcome, Reply};
+use crate::router::slots::SlotTable;
+
+/// Weight of a cached vertex beside its bytes: key, handle, cache entry.
+const CACHE_ENTRY_BYTES: u64 = 160;
+
+#[derive(Clone)]
+struct Weight;
+
+impl quick_cache::Weighter<VertexId, SealedVertex> for Weight {
+    fn weight(&self, _: &VertexId, vertex: &SealedVertex) -> u64 {
+        CACHE_ENTRY_BYTES + vertex.record().bytes().len() as u64
+    }
+}
+
+/// What a host is made of.
+pub struct HostParts {
+    /// The number of the core.
+    pub core: usize,
+    /// How many cores there are.
+    pub core_count: usize,
+    /// Key → slot → shard → log → core.
+    pub table: SlotTable,
+    /// The shape of the DAG.
+    pub skeleton: Arc<Skeleton>,
+    /// How far shards are committed and followed.
+    pub progress: Arc<Progress>,
+    /// Where committed records go.
+    pub publisher: Rc<Publisher>,
+    /// The disk backend.
+    pub disk: Rc<dyn Disk>,
+    /// Its name, for the figures.
+    pub backend: &'static str,
+    /// The data directory.
+    pub directory: PathBuf,
+    /// How the logs are driven.
+    pub log_options: LogOptions,
+    /// Bytes of the core's read cache.
+    pub cache_bytes: u64,
+}
+
+/// A recovered record: where it stands, its key, and its shape when it is a vertex.
+pub type Recovered<'a> = (Token, VertexId, Option<&'a [u8]>);
+
+/// The shards of one core.
+pub struct Host {
+    parts: HostParts,
+    replicas: RefCell<HashMap<ShardId, Replica>>,
+    logs: RefCell<HashMap<usize, Log>>,
+    cache: RefCell<Cache<VertexId, SealedVertex, Weight>>,
+    cache_hits: Cell<u64>,
+    cache_misses: Cell<u64>,
+    flushing: Cell<bool>,
+    draining: Cell<bool>,
+    inbox_waiting: Box<dyn Fn() -> usize>,
+    /// Spawns a task on this core.
+    spawn: fn(std::pin::Pin<Box<dyn Future<Output = ()>>>),
+}
+
+impl Host {
+    /// Opens the logs of this core and replays them. `recovered` gets every vertex in the order of its log; `progress` the bytes
+    /// done and in all, of one log after the other.
+    ///
+    /// # Errors
+    /// [`OpenError`]: a log is damaged, locked, of another version, or the disk failed.
+    pub async fn open(
+        parts: HostParts,
+        inbox_waiting: Box<dyn Fn() -> usize>,
+        recovered: impl FnMut(Recovered<'_>) + 'static,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Rc<Self>, OpenError> {
+        let cache_bytes = parts.cache_bytes.max(1);
+        let cache_items = (cache_bytes / 1024).clamp(16, 1 << 22) as usize;
+        let own = parts.table.shards().filter(|&shard| parts.table.core(shard) == parts.core);
+        let replicas = own.map(|shard| (shard, Replica::new(shard, parts.core as u16))).collect();
+        let host = Rc::new(Self {
+            replicas: RefCell::new(replicas),
+            logs: RefCell::default(),
+            cache: RefCell::new(Cache::with_weighter(cache_items, cache_bytes, Weight)),
+            cache_hits: Cell::new(0),
+            cache_misses: Cell::new(0),
+            flushing: Cell::new(false),
+            draining: Cell::new(false),
+            inbox_waiting,
+            spawn: |task| crate::runtime::spawn(task),
+            parts,
+        });
+        let observer =
+            Rc::new(LogObserver { host: Rc::downgrade(&host), recovered: RefCell::new(Box::new(recovered)) });
+        let mut drivers: Vec<Driver> = Vec::new();
+        for log in host.parts.table.logs_of_core(host.parts.core, host.parts.core_count) {
+            let directory = log_directory(&host.parts.directory, log);
+            let observer: Rc<dyn Observer> = observer.clone();
+            let options = host.parts.log_options.clone();
+            let (opened, driver, report) =
+                Log::open(host.parts.disk.clone(), &directory, options, observer, &mut progress).await?;
+            tracing::info!(log, ?report, "log opened");
+            host.logs.borrow_mut().insert(log, opened);
+            drivers.push(driver);
+        }
+        // What recovery handed to the skeleton is bounded; from here on the feed carries it.
+        *observer.recovered.borrow_mut() = Box::new(|_| {});
+        for driver in drivers {
+            crate::runtime::spawn(async move {
+                // P3: after a failed write or sync nobody knows what is on the disk; recovery is the repair.
+                if let Err(failed) = driver.run().await {
+                    fatal(EXIT_DISK_FAILED, &failed);
+                }
+            });
+        }
+        Ok(host)
+    }
+
+    /// Takes one message. Its answer goes to its reply.
+    pub fn accept(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Put { records, reply } => self.put(records, reply),
+            Message::Get { ids, reply } => self.get(ids, reply),
+            Message::Exists { ids, reply } => self.exists(ids, reply),
+            Message::RefGet { name, reply } => {
+                let shard = self.parts.table.shard(&name.key());
+                let replicas = self.replicas.borrow();
+                let state = replicas.get(&shard).and_then(|replica| replica.refs().state(&name));
+                let here = state.map(|state| state.position).filter(|position| position.at.is_some());
+                let _ = reply.send(here);
+            }
+            Message::RefSet { change, reply } => self.ref_set(*change, reply),
+            Message::RefList { shard, prefix, after, limit, reply } => {
+                let replicas = self.replicas.borrow();
+                let refs = replicas.get(&shard).map(Replica::refs);
+                let list = refs.into_iter().flat_map(|refs| refs.list(&prefix, after.as_ref(), limit));
+                drop(reply.send(list.map(|(name, _, state)| (name.clone(), state.position)).collect()));
+            }
+            Message::RefLog { name, limit, reply } => {
+                let shard = self.parts.table.shard(&name.key());
+                let replicas = self.replicas.borrow();
+                let refs = replicas.get(&shard).map(Replica::refs).filter(|refs| refs.state(&name).is_some());
+                drop(reply.send(refs.map(|refs| refs.log(&name, limit).cloned().collect())));
+            }
+            Message::Stats { reply } => drop(reply.send(self.stats())),
+            Message::Drain { reply } => self.drain(reply),
+        }
+    }
+
+    fn put(self: &Rc<Self>, records: Vec<SealedVertex>, reply: Reply<PutOutcomes>) {
+        let batch = PutBatch::new(records.len(), reply);
+        let behind = self.parts.publisher.behind();
+        let mut replicas = self.replicas.borrow_mut();
+        for (place, vertex) in records.into_iter().enumerate() {
+            let id = vertex.id();
+            let shard = self.parts.table.shard(&id.0);
+            let Some(replica) = replicas.get_mut(&shard) else {
+                batch.close(place, Err(Refusal::new(Reason::Internal, "the shard is not on this core")));
+                continue;
+            };
+            let known = self.parts.skeleton.view().contains(&id);
+            if matches!(replica.propose(&vertex, &batch, place, known), Proposed::Known) {
+                continue;
+            }
+            let admitted = if self.draining.get() {
+                Err(Refusal::new(Reason::Unavailable, "the node is shutting down"))
+            } else if behind {
+                Err(Refusal::overloaded("the feed to the skeleton"))
+            } else {
+                replica.admits(vertex.record().bytes().len())
+            };
+            match admitted.and_then(|()| self.append(shard, vertex.record())) {
+                Ok(()) => replica.appended(vertex, batch.clone(), place),
+                Err(refusal) => batch.close(place, Err(refusal)),
+            }
+        }
+    }
+
+    fn append(&self, shard: ShardId, record: &Record) -> Result<(), Refusal> {
+        let logs = self.logs.borrow();
+        let log = logs.get(&self.parts.table.log(shard));
+        let log = log.ok_or_else(|| Refusal::new(Reason::Internal, "the log is not on this core"))?;
+        match log.append(shard.0, TERM_SOLO, record) {
+            Ok(_) => Ok(()),
+            Err(AppendError::Busy { retry_after_ms }) => {
+                Err(Refusal { retry_after_ms, ..Refusal::overloaded("the log's queue of bytes not yet written") })
+            }
+            Err(AppendError::DiskFull) => {
+                Err(Refusal::new(Reason::DiskFull, "the disk is full; reads go on, writes resume when there is room"))
+            }
+            Err(error @ AppendError::TooLarge { .. }) => Err(Refusal::new(Reason::LimitExceeded, error.to_string())),
+            Err(AppendError::Closed) => Err(Refusal::new(Reason::Unavailable, "the node is shutting down")),
+        }
+    }
+
+    fn get(self: &Rc<Self>, ids: Vec<VertexId>, reply: Reply<Vec<Result<Option<SealedVertex>, Refusal>>>) {
+        let mut answers: Vec<Result<Option<SealedVertex>, Refusal>> = Vec::with_capacity(ids.len());
+        let mut cold: Vec<(usize, VertexId, Vec<Location>)> = Vec::new();
+        {
+            let cache = self.cache.borrow();
+            let mut replicas = self.replicas.borrow_mut();
+            for (place, id) in ids.into_iter().enumerate() {
+                let shard = self.parts.table.shard(&id.0);
+                let Some(replica) = replicas.get_mut(&shard) else {
+                    answers.push(Err(Refusal::new(Reason::Internal, "the shard is not on this core")));
+                    continue;
+                };
+                replica.gets += 1;
+                if let Some(vertex) = cache.get(&id) {
+                    self.cache_hits.set(self.cache_hits.get() + 1);
+                    answers.push(Ok(Some(vertex.clone())));
+                    continue;
+                }
+                answers.push(Ok(None));
+                let candidates = replica.candidates(&id);
+                if !candidates.is_empty() {
+                    cold.push((place, id, candidates));
+                }
+            }
+        }
+        if cold.is_empty() {
+            drop(reply.send(answers));
+            return;
+        }
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let reads = cold.into_iter().map(|(place, id, candidates)| {
+                let host = host.clone();
+                async move { (place, host.read(id, candidates).await) }
+            });
+            for (place, answer) in futures_util::future::join_all(reads).await {
+                answers[place] = answer;
+            }
+            drop(reply.send(answers));
+        }));
+    }
+
+    /// Reads a vertex from one of the places where it may be.
+    async fn read(&self, id: VertexId, candidates: Vec<Location>) -> Result<Option<SealedVertex>, Refusal> {
+        self.cache_misses.set(self.cache_misses.get() + 1);
+        let log = self.logs.borrow().get(&self.parts.table.log(self.parts.table.shard(&id.0))).cloned();
+        let log = log.ok_or_else(|| Refusal::new(Reason::Internal, "the log is not on this core"))?;
+        for location in candidates {
+            let record = log.read(location).await.map_err(|error: ReadError| {
+                tracing::error!(%id, ?location, %error, "read failed");
+                Refusal::new(
+                    Reason::Corrupt,
+                    format!("{id}: {error}; run `qmesh inspect integrity` on the data directory"),
+                )
+            })?;
+            if record.key() == &id.0 && record.kind() == RECORD_KIND_VERTEX {
+                let vertex = SealedVertex::trusted(record);
+                self.cache.borrow_mut().insert(id, vertex.clone());
+                return Ok(Some(vertex));
+            }
+        }
+        Ok(None)
+    }
+
+    fn exists(self: &Rc<Self>, ids: Vec<VertexId>, reply: Reply<Vec<bool>>) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                found.push(host.exists_one(id).await);
+            }
+            drop(reply.send(found));
+        }));
+    }
+
+    async fn exists_one(&self, id: VertexId) -> bool {
+        if self.parts.skeleton.view().contains(&id) {
+            return true;
+        }
+        let shard = self.parts.table.shard(&id.0);
+        let (sender, durable) = tokio::sync::oneshot::channel();
+        let candidates = {
+            let mut replicas = self.replicas.borrow_mut();
+            let Some(replica) = replicas.get_mut(&shard) else { return false };
+            let tell = move || {
+                // Who asked may have given up.
+                let _ = sender.send(());
+            };
+            let waiter = Waiter::Exists(Box::new(tell));
+            replica.wait_for(&id, waiter).map(|_| replica.candidates(&id))
+        };
+        match candidates {
+            None => durable.await.is_ok(),
+            Some(candidates) => matches!(self.read(id, candidates).await, Ok(Some(_))),
+        }
+    }
+
+    fn ref_set(&self, change: RefMove, reply: Reply<RefOutcome>) {
+        if self.draining.get() {
+            drop(reply.send(Err(Refusal::new(Reason::Unavailable, "the node is shutting down"))));
+            return;
+        }
+        if self.parts.publisher.behind() {
+            drop(reply.send(Err(Refusal::overloaded("the feed to the skeleton"))));
+            return;
+        }
+        let shard = self.parts.table.shard(&change.name.key());
+        let mut replicas = self.replicas.borrow_mut();
+        let Some(replica) = replicas.get_mut(&shard) else {
+            drop(reply.send(Err(Refusal::new(Reason::Internal, "the shard is not on this core"))));
+            return;
+        };
+        let Some((record, sealed, reply)) = replica.decide_ref(change, reply) else { return };
+        let bytes = sealed.bytes().len();
+        match replica.admits(bytes).and_then(|()| self.append(shard, &sealed)) {
+            Ok(()) => replica.ref_appended(record, bytes, reply),
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn committed(self: &Rc<Self>, entry: &Committed<'_>) {
+        let shard = ShardId(entry.shard);
+        let next_moves = {
+            let mut replicas = self.replicas.borrow_mut();
+            let Some(replica) = replicas.get_mut(&shard) else { return };
+            let mut publish = |item| self.parts.publisher.publish(item);
+            replica
+                .commit(LogIndex(entry.index), entry.locations, &mut publish, |token| self.parts.progress.commit(token))
+        };
+        for (change, reply) in next_moves {
+            self.ref_set(change, reply);
+        }
+        if self.parts.publisher.behind() && !self.flushing.replace(true) {
+            let host = self.clone();
+            (self.spawn)(Box::pin(async move {
+                host.parts.publisher.flush().await;
+                host.flushing.set(false);
+            }));
+        }
+    }
+
+    fn replay(&self, item: &Replayed<'_>, recovered: &mut dyn FnMut(Recovered<'_>)) {
+        let shard = ShardId(item.shard);
+        let token = Token { shard, index: LogIndex(item.index) };
+        let mut replicas = self.replicas.borrow_mut();
+        let replayed = replicas
+            .get_mut(&shard)
+            .is_some_and(|replica| replica.replay(token.index, item.location, item.kind, item.key, item.hint));
+        if !replayed {
+            tracing::error!(
+                shard = item.shard,
+                index = item.index,
+                kind = item.kind,
+                "a recovered record is not readable"
+            );
+        }
+        let shape = (item.kind == RECORD_KIND_VERTEX).then_some(item.hint);
+        recovered((token, VertexId(*item.key), shape));
+    }
+
+    fn drain(self: &Rc<Self>, reply: Reply<()>) {
+        self.draining.set(true);
+        let logs: Vec<Log> = self.logs.borrow().values().cloned().collect();
+        (self.spawn)(Box::pin(async move {
+            for log in logs {
+                if let Err(error) = log.close().await {
+                    fatal(EXIT_DISK_FAILED, &error);
+                }
+            }
+            // Who asked may have given up.
+            let _ = reply.send(());
+        }));
+    }
+
+    /// The logs of this core, for the scrub.
+    pub fn logs(&self) -> Vec<(usize, Log)> {
+        self.logs.borrow().iter().map(|(number, log)| (*number, log.clone())).collect()
+    }
+
+    fn stats(&self) -> CoreStats {
+        let cache = self.cache.borrow();
+        let mut shards: Vec<_> = self.replicas.borrow().values().map(Replica::stats).collect();
+        shards.sort_by_key(|stats| stats.shard);
+        let mut logs: Vec<LogFigures> = Vec::new();
+        for (number, log) in self.logs.borrow().iter() {
+            let stats = log.stats();
+            logs.push(LogFigures {
+                log: *number as u16,
+                backend: self.parts.backend.to_owned(),
+                segments: stats.segments,
+                bytes: stats.bytes_committed,
+                rounds: stats.rounds,
+                records: stats.records_committed,
+                syncs: stats.syncs,
+                sync_us_total: stats.sync_us_total,
+                sync_us_max: stats.sync_us_max,
+                disk_full: stats.disk_full,
+            });
+        }
+        logs.sort_by_key(|figures| figures.log);
+        CoreStats {
+            core: self.parts.core as u16,
+            shards,
+            logs,
+            cache_vertices: cache.len() as u64,
+            cache_bytes: cache.weight(),
+            cache_hits: self.cache_hits.get(),
+            cache_misses: self.cache_misses.get(),
+            inbox_waiting: (self.inbox_waiting)() as u64,
+        }
+    }
+}
+
+/// The directory of one log inside the data directory.
+pub fn log_directory(data: &Path, log: usize) -> PathBuf {
+    data.join(format!("log-{log:02}"))
+}
+
+/// Who takes what recovery finds.
+type TakeRecovered = Box<dyn FnMut(Recovered<'_>)>;
+
+struct LogObserver {
+    host: Weak<Host>,
+    recovered: RefCell<TakeRecovered>,
+}
+
+impl Observer for LogObserver {
+    fn describe(&self, record: &Record) -> Vec<u8> {
+        if record.kind() == RECORD_KIND_VERTEX {
+            Shape::of(&SealedVertex::trusted(record.clone())).encode()
+        } else {
+            record.bytes().to_vec()
+        }
+    }
+
+    fn replay(&self, item: Replayed<'_>) {
+        if let Some(host) = self.host.upgrade() {
+            host.replay(&item, &mut *self.recovered.borrow_mut());
+        }
+    }
+
+    fn committed(&self, entry: Committed<'_>) {
+        if let Some(host) = self.host.upgrade() {
+            host.committed(&entry);
+        }
+    }
+}

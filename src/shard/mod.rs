@@ -1,0 +1,10 @@
+//! The rooms: replicas of shards on the core that owns them.
+//!
+//! Promises: an acknowledged write is durable (P1); a batch of records is proposed, committed and applied, with one voter the
+//! commit is the local sync; nothing here waits for another core.
+//! Does not: know doors, or other cores' shards.
+
+mod host;
+mod replica;
+
+pub use host::{Host, HostParts, Recovered, log_directory};
