@@ -164,3 +164,14 @@ fn s1_1_9_drain_answers_what_was_taken() {
     assert_eq!(node.stop(), Some(0));
     load.wait().unwrap();
 }
+
+#[test]
+fn s2_2_7_one_core_is_a_node_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let tuning = folder.path().join("one.toml");
+    fs::write(&tuning, "[cpu]\ncores = 1\n").unwrap();
+    let node = Node::start_with(&["--tuning", tuning.to_str().unwrap()]);
+    let id = node.ok_with_input(&["dag", "put", "--kind", "note", "-"], b"alone");
+    assert_eq!(node.ok(&["dag", "get", &id, "--payload"]), "alone");
+    assert_eq!(node.stop(), Some(0));
+}

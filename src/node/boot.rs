@@ -145,7 +145,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             http,
             https: https.clone(),
             quic_server: quic_server.clone(),
-            endpoint_options: endpoint_options(&resolved, core_count > 1),
+            endpoint_options: endpoint_options(&resolved),
         };
         let plan = CorePlan {
             index,
@@ -346,7 +346,7 @@ fn log_options(resolved: &Resolved) -> LogOptions {
     }
 }
 
-fn endpoint_options(resolved: &Resolved, reuse_port: bool) -> EndpointOptions {
+fn endpoint_options(resolved: &Resolved) -> EndpointOptions {
     EndpointOptions {
         transport: TransportOptions {
             streams_max: resolved.net.streams_per_client,
@@ -357,7 +357,8 @@ fn endpoint_options(resolved: &Resolved, reuse_port: bool) -> EndpointOptions {
             send_buffer_bytes: resolved.net.udp_send_buffer_bytes,
             ..TransportOptions::default()
         },
-        reuse_port,
+        // Even a single core shares the port: with the reservation that holds it until the core has bound it.
+        reuse_port: true,
         ..EndpointOptions::default()
     }
 }
