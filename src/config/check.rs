@@ -77,8 +77,6 @@ pub const NOFILE_MIN: u64 = 512;
 const MEMORY_PERCENT_WARN: u64 = 85;
 /// Segments of room below which the free space warns: a node that started, but will not go far.
 const SEGMENTS_FREE_WARN: u64 = 16;
-/// Locked memory that glommio takes for each of its executors, in bytes.
-const GLOMMIO_MEMLOCK_BYTES: u64 = 512 << 10;
 
 /// Every row of `tune check`.
 pub fn check(profile: &Profile, host: &Host) -> Vec<Row> {
@@ -102,7 +100,7 @@ pub fn ring(profile: &Profile, host: &Host) -> Row {
     let storage = &profile.storage;
     let wanted = match storage.backend {
         Backend::Threads => return Row::ok("io_uring", "not needed", "not tried"),
-        Backend::TokioUring | Backend::Glommio => format!("permitted, for {}", storage.backend.word()),
+        Backend::TokioUring => format!("permitted, for {}", storage.backend.word()),
     };
     match ring_obstacle(&host.ring) {
         None => Row::ok("io_uring", wanted, "permitted"),
@@ -167,18 +165,8 @@ fn memory(profile: &Profile, host: &Host) -> Row {
 /// Whether locked memory suffices. The soft limit does not count: `up` raises it.
 pub fn memlock(profile: &Profile, host: &Host) -> Row {
     let wanted = profile.limits.memlock_mib << 20;
-    let needed = match profile.storage.backend {
-        Backend::Glommio => GLOMMIO_MEMLOCK_BYTES * core_count(profile.cpu.cores, host) as u64,
-        Backend::TokioUring | Backend::Threads => 0,
-    };
     let hard = host.memlock.hard;
-    let verdict = if hard < needed {
-        Verdict::Fail
-    } else if hard < wanted {
-        Verdict::Warn
-    } else {
-        Verdict::Ok
-    };
+    let verdict = if hard < wanted { Verdict::Warn } else { Verdict::Ok };
     let fix = format!("ulimit -H -l {}, or LimitMEMLOCK={wanted} in the systemd unit", wanted >> 10);
     Row::ok("memlock", bytes(wanted), limit(hard, bytes)).but(verdict, fix)
 }

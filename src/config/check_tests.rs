@@ -69,9 +69,7 @@ fn s9_1_14_limits_are_judged_by_what_they_can_be_raised_to() {
     expect("default", &limits(8 << 20, 16_384), &[]);
     expect("default", &limits((8 << 20) - 1, 16_383), &[("memlock", Verdict::Warn), ("open files", Verdict::Warn)]);
     expect("default", &limits(0, 511), &[("memlock", Verdict::Warn), ("open files", Verdict::Fail)]);
-    // Glommio takes 512 KiB for each of four executors.
     expect("nvme-dedicated", &limits(2 << 20, 1 << 20), &[("memlock", Verdict::Warn)]);
-    expect("nvme-dedicated", &limits((2 << 20) - 1, 1 << 20), &[("memlock", Verdict::Fail)]);
 }
 
 #[test]

@@ -180,8 +180,6 @@ choice! {
     Backend {
         /// io_uring on the core's own loop.
         TokioUring = "tokio-uring",
-        /// Dedicated storage cores with their own io_uring and direct I/O.
-        Glommio = "glommio",
         /// Blocking calls on a small thread pool; needs no io_uring.
         Threads = "threads",
     }
@@ -233,7 +231,7 @@ mod tests {
             check::<Share>(refused, None);
         }
         check("\"tokio-uring\"", Some(Backend::TokioUring));
-        check("\"glommio\"", Some(Backend::Glommio));
+        check::<Backend>("\"glommio\"", None);
         check::<Backend>("\"uring\"", None);
         check::<Logs>("[]", None);
     }

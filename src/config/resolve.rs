@@ -180,7 +180,7 @@ fn backend(profile: &Profile, host: &Host, remarks: &mut Vec<String>) -> Result<
     let wanted = profile.storage.backend;
     let obstacle = match wanted {
         Backend::Threads => None,
-        Backend::TokioUring | Backend::Glommio => ring_obstacle(&host.ring),
+        Backend::TokioUring => ring_obstacle(&host.ring),
     };
     match (obstacle, profile.storage.fallback) {
         (None, _) => Ok(wanted),
@@ -271,8 +271,6 @@ mod tests {
             let threads = profile("[storage]\nbackend = \"threads\"\nfallback = \"refuse\"");
             assert_eq!(resolve(&threads, &denied).unwrap().remarks.len(), 0);
         }
-        let glommio = profile("[storage]\nbackend = \"glommio\"");
-        assert_eq!(resolve(&glommio, &host()).unwrap().storage.backend, Backend::Glommio);
     }
 
     #[test]

@@ -163,7 +163,7 @@ pub const SHIPPED: [Shipped; 6] = shipped! {
     "laptop": "A machine that does other things too: two cores, no pinning, little memory, page cache instead of direct I/O.",
     "latency": "The shortest answers: cores poll before they sleep, rounds stay small.",
     "throughput": "The most records a second: large rounds, three of them in flight, large socket buffers.",
-    "nvme-dedicated": "Many cores and fast disks: glommio's own storage cores, pinned, cores poll before they sleep.",
+    "nvme-dedicated": "Many cores and fast disks: pinned, large rounds past the page cache, cores poll before they sleep.",
     "low-memory": "Hosts with a GiB or less: one core, small segments, small buffers.",
 };
 
@@ -229,7 +229,7 @@ sections! {
     /// The log and the memory above it.
     storage: Storage {
         backend: Backend = "\"tokio-uring\"", "", (0, 0),
-            "What writes the log: \"tokio-uring\" on the core's own loop, \"glommio\" on dedicated storage cores, \"threads\" with blocking calls and no io_uring.";
+            "What writes the log: \"tokio-uring\" on the core's own loop, \"threads\" with blocking calls and no io_uring.";
         fallback: Fallback = "\"threads\"", "", (0, 0),
             "Where io_uring is not permitted: \"refuse\" to start and say how to permit it, or go on with \"threads\" and say so.";
         direct: bool = "true", "", (0, 0),
@@ -238,7 +238,7 @@ sections! {
             "\"per-core\" gathers all shards of a core in one log and one sync; \"per-shard\" keeps one log a shard and syncs them in parallel.";
         segment_mib: u64 = "64", "MiB", (8, 4096),
             "Size of one log segment. Larger: fewer rotations and files. Smaller: less to scan after a crash and less space held ahead.";
-        segments_ahead: u64 = "1", "segments", (1, 16),
+        segments_ahead: u64 = "2", "segments", (1, 16),
             "Segments written with zeros before they are needed, so that a write never extends a file. Each holds segment_mib of disk.";
         rounds_in_flight: u64 = "2", "rounds", (1, 8),
             "Commit rounds that may be on their way to the disk at once. The next fills while these are written and synced.";

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender as BlockingSender;
 use qmesh_net::io::endpoint::EndpointOptions;
 use qmesh_storage::LogOptions;
-use qmesh_storage::io::{Disk, glommio::GlommioDisk, threads::ThreadDisk, uring::UringDisk};
+use qmesh_storage::io::{Disk, threads::ThreadDisk, uring::UringDisk};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::config::Backend;
@@ -134,7 +134,6 @@ async fn open(parts: &CoreParts) -> Result<Rc<Host>, String> {
     let direct = parts.log_options.direct;
     let disk: Rc<dyn Disk> = match parts.backend {
         Backend::TokioUring => Rc::new(UringDisk::start(direct).map_err(not_started)?),
-        Backend::Glommio => Rc::new(GlommioDisk::start(None).map_err(not_started)?),
         Backend::Threads => Rc::new(ThreadDisk::start(DISK_THREADS, direct).map_err(not_started)?),
     };
     let host_parts = HostParts {

@@ -12,9 +12,6 @@ use std::thread;
 
 pub use inbox::{Full, Receiver, Sender, inbox};
 
-/// Entries of a core's submission ring: rounds in flight, their syncs, and cold reads.
-const RING_ENTRIES: u32 = 256;
-
 /// Which event loop a core runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loop {
@@ -50,9 +47,7 @@ where
         }
         match plan.event_loop {
             Loop::Uring => {
-                let mut builder = tokio_uring::builder();
-                builder.entries(RING_ENTRIES);
-                let runtime = tokio_uring::Runtime::new(&builder)?;
+                let runtime = tokio_uring::Runtime::new(&qmesh_storage::io::uring::builder())?;
                 runtime.block_on(body());
             }
             Loop::Plain => run_plain(body())?,

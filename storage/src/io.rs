@@ -1,9 +1,8 @@
-//! Disks: what the log asks of a device, and the four that can answer.
+//! Disks: what the log asks of a device, and the three that can answer.
 //!
 //! ```text
 //! uring    io_uring on the core's own loop (tokio-uring)
 //! threads  pwrite and fdatasync on a few threads, for hosts without io_uring
-//! glommio  dedicated storage threads with O_DIRECT files
 //! memory   no device at all, with seeded faults
 //! ```
 //!
@@ -11,7 +10,6 @@
 //! result. Does not: order operations; two that are in flight may finish either way.
 
 mod files;
-pub mod glommio;
 pub mod memory;
 mod pool;
 pub mod threads;

@@ -86,10 +86,3 @@ fn s1_1_9_round_trip_uring() {
         });
     }
 }
-
-#[test]
-fn s1_1_9_round_trip_glommio() {
-    let directory = tempfile::tempdir().unwrap();
-    let disk: Rc<dyn Disk> = Rc::new(qmesh_storage::io::glommio::GlommioDisk::start(None).unwrap());
-    on_core(story(disk, &directory.path().join("log")));
-}
