@@ -113,12 +113,12 @@ fn s9_1_14_the_data_folder_must_hold_a_log() {
     expect("default", &buffered, &[("direct I/O", Verdict::Fail)]);
     expect("laptop", &buffered, &[]);
     expect("default", &data(&|data| data.direct = None), &[]);
-    // Four cores, one log each, one segment of 64 MiB in use and one ahead: 512 MiB to start.
+    // Four cores, one log each, one segment of 64 MiB in use and two ahead: 768 MiB to start.
     for (free_mib, expected) in [
-        (512 + 16 * 64, vec![]),
-        (512 + 16 * 64 - 1, vec![("free space", Verdict::Warn)]),
-        (512, vec![("free space", Verdict::Warn)]),
-        (511, vec![("free space", Verdict::Fail)]),
+        (768 + 16 * 64, vec![]),
+        (768 + 16 * 64 - 1, vec![("free space", Verdict::Warn)]),
+        (768, vec![("free space", Verdict::Warn)]),
+        (767, vec![("free space", Verdict::Fail)]),
     ] {
         expect("default", &data(&|data| data.free_bytes = free_mib << 20), &expected);
     }
