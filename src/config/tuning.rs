@@ -220,7 +220,7 @@ sections! {
     /// Cores and how they wait.
     cpu: Cpu {
         cores: Cores = "\"auto\"", "cores", (1, 1024),
-            "How many cores serve. Each runs one event loop with its own sockets and shards. \"auto\" takes every CPU this process may run on.";
+            "How many cores serve. Each runs one event loop with its own sockets and shards. \"auto\" takes every CPU this process may run on, but leaves one to others where there are three or fewer.";
         pin: bool = "true", "", (0, 0),
             "Bind each core's thread to one CPU. Keeps caches warm; harmful where other programs need the same CPUs.";
         busy_poll_us: u64 = "0", "microseconds", (0, 10_000),

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 /// Path of the binary under test.
 pub const QMESH: &str = env!("CARGO_BIN_EXE_qmesh");
 
+/// The profile of nodes that name none.
+const TWO_CORES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/house/two-cores.toml");
+
 /// A running node.
 pub struct Node {
     child: Option<Child>,
@@ -51,6 +54,7 @@ impl Node {
             .args(["up", "--data"])
             .arg(data)
             .args(["--http", "127.0.0.1:0", "--quic", "127.0.0.1:0", "-o", "json"])
+            .args(if arguments.contains(&"--tuning") { &[][..] } else { &["--tuning", TWO_CORES] })
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
