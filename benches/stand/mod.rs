@@ -1,6 +1,6 @@
 //! A core's thread for a bench: what is measured lives on its loop and is timed there.
 //!
-//! Promises: the time told is that of the work alone, without the way to the thread and back.
+//! Promises: the time told is that of the work alone, without the way to the thread and back. Work that never ends is an error.
 //! Does not: pin the thread, since the bench's own thread only waits.
 
 #![allow(clippy::expect_used, reason = "a bench that cannot start has nothing to tell")]
@@ -10,6 +10,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use qmesh::runtime::{CorePlan, Loop, start_core};
+
+/// No question takes longer: criterion asks for a few seconds at most. A backend that stops answering fails its bench.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A running core that answers each question with how long it took.
 pub(crate) struct Stand<Q> {
@@ -43,7 +46,7 @@ impl<Q: Send + 'static> Stand<Q> {
     pub(crate) fn time(&self, question: Q) -> Duration {
         let ask = self.ask.as_ref().expect("asked before the end");
         assert!(ask.blocking_send(question).is_ok(), "the bench's core ended; its panic is told above");
-        self.told.recv().expect("the bench's core ended; its panic is told above")
+        self.told.recv_timeout(ANSWER_MAX).expect("the bench's core ended, or nothing came of what was asked")
     }
 }
 
@@ -63,7 +66,10 @@ impl<Q> Questions<Q> {
 impl<Q> Drop for Stand<Q> {
     fn drop(&mut self) {
         drop(self.ask.take());
-        if let Some(thread) = self.thread.take() {
+        // A core that did not answer would not end either.
+        if !std::thread::panicking()
+            && let Some(thread) = self.thread.take()
+        {
             drop(thread.join());
         }
     }
