@@ -50,9 +50,12 @@ for round in $(seq "$rounds"); do
     sleep "0.$((RANDOM % 8 + 1))"
     xfs_io -x -c shutdown "$work/disk"
     # The node ends by itself when its sync fails (P3); a node that had nothing to write is killed.
-    sleep 0.1
+    sleep 0.3
     kill -9 "$node" 2>/dev/null || true
-    wait "$node" 2>/dev/null || true
+    code=0
+    wait "$node" 2>/dev/null || code=$?
+    # 74: it ended by itself, as P3 says; 137: it had nothing to sync and was killed.
+    [ "$code" = 74 ] || [ "$code" = 137 ] || { echo "power cuts: round $round ended with exit code $code"; cat "$work/log"; exit 1; }
     kill "$load" 2>/dev/null || true
     wait "$load" 2>/dev/null || true
     node=
