@@ -31,6 +31,8 @@ use crate::runtime::{CorePlan, Loop, inbox, run_plain, start_core};
 
 /// Chunks of recovered records between the cores and the skeleton's writer at start.
 const RECOVERED_CHUNKS_MAX: usize = 64;
+/// What a core tells while it lives: that it serves, and that it is drained.
+const LIFE_MESSAGES_PER_CORE: usize = 2;
 /// Connections that wait to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
 
@@ -115,7 +117,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         http_connections_max: resolved.net.http_connections_per_core,
     });
     let (boot_sender, boot) = crossbeam_channel::bounded(RECOVERED_CHUNKS_MAX);
-    let (life_sender, life) = mpsc::unbounded_channel();
+    let (life_sender, life) = mpsc::channel(core_count * LIFE_MESSAGES_PER_CORE);
     let (drain, draining) = watch::channel(false);
     let (end, over) = watch::channel(false);
     let mut starts = Vec::with_capacity(core_count);
@@ -219,7 +221,7 @@ fn recovery_bar() -> ProgressBar {
 
 /// From open doors to closed logs.
 async fn live(
-    mut life: mpsc::UnboundedReceiver<Life>,
+    mut life: mpsc::Receiver<Life>,
     drain: &watch::Sender<bool>,
     shared: &Shared,
     core_count: usize,

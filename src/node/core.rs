@@ -77,7 +77,7 @@ pub(super) struct CoreParts {
     pub(super) busy_poll: Duration,
     pub(super) boot: BlockingSender<Boot>,
     pub(super) start: oneshot::Receiver<Start>,
-    pub(super) life: mpsc::UnboundedSender<Life>,
+    pub(super) life: mpsc::Sender<Life>,
     pub(super) draining: watch::Receiver<bool>,
     pub(super) over: watch::Receiver<bool>,
     pub(super) facts: Arc<NodeFacts>,
@@ -118,12 +118,12 @@ pub(super) async fn run(mut parts: CoreParts) {
     };
     match gateway::open(doors, context) {
         Ok(doors) => {
-            drop(parts.life.send(Life::Serving(Ok(()))));
+            drop(parts.life.try_send(Life::Serving(Ok(()))));
             scrub_in_background(&host, parts.scrub_bytes_per_second);
             doors.await;
-            drop(parts.life.send(Life::Drained));
+            drop(parts.life.try_send(Life::Drained));
         }
-        Err(error) => drop(parts.life.send(Life::Serving(Err(error.to_string())))),
+        Err(error) => drop(parts.life.try_send(Life::Serving(Err(error.to_string())))),
     }
     // Other cores may still need the shards of this one.
     drop(parts.over.wait_for(|&over| over).await);

@@ -166,7 +166,7 @@ fn fits(summary: &Summary, request: &WatchRequest) -> bool {
 fn moved_frame(record: &RefRecord) -> WatchFrame {
     let position = Position { at: record.to, version: record.version };
     WatchFrame::Ref {
-        row: super::row(record.name.to_string(), position),
+        row: json::ref_row(&record.name, Some(&position)),
         change: RefLogRow {
             version: record.version,
             from: record.from.map(|id| id.to_string()),

@@ -13,15 +13,15 @@ use crate::dag::Record;
 use bytes::{Bytes, BytesMut};
 use qmesh_net::rpc::server::{Handler, Replies, Request};
 
-use super::{Context, now_ms};
+use super::{Context, json, now_ms};
 use crate::dag::archive::{Scratch, SealedVertex};
-use crate::dag::refs::{Expect, LogEntry, Position, RefMove, RefName};
+use crate::dag::refs::{Expect, RefMove, RefName};
 use crate::error::{Reason, Refusal};
 use crate::ids::{Token, VertexId};
 use crate::limits::{GET_BATCH_MAX, PAGE_MAX, PUT_BATCH_MAX, REFLOG_ENTRIES_MAX};
 use crate::router::PutOptions;
 use crate::router::message::PutReceipt;
-use wire::{RefAnswer, RefLogRow, RefRequest, RefRow, archive, unarchive};
+use wire::{RefAnswer, RefRequest, archive, unarchive};
 
 /// Answers native requests on one core.
 pub struct Door {
@@ -272,9 +272,9 @@ async fn refs(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
     let answer = match request {
         RefRequest::Get { name } => {
             let parsed = name_of(&name)?;
-            let position = router.ref_get(parsed).await?;
+            let position = router.ref_get(parsed.clone()).await?;
             let position = position.ok_or_else(|| Refusal::new(Reason::NotFound, format!("no ref {name}")))?;
-            RefAnswer::One { row: row(name, position), token: String::new() }
+            RefAnswer::One { row: json::ref_row(&parsed, Some(&position)), token: String::new() }
         }
         RefRequest::Set { name, to, expect, expect_at, actor, reason } => {
             let to = match to {
@@ -289,40 +289,24 @@ async fn refs(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
                     return Err(Refusal::bad_request(format!("expectation {other} of a ref move is none of 0, 1, 2")));
                 }
             };
-            let change = RefMove { name: name_of(&name)?, expect, to, actor, reason, timestamp_ms: now_ms() };
+            let name = name_of(&name)?;
+            let change = RefMove { name: name.clone(), expect, to, actor, reason, timestamp_ms: now_ms() };
             let receipt = router.ref_set(change).await?;
             let token = Token { shard: receipt.shard, index: receipt.index };
-            RefAnswer::One { row: row(name, receipt.position), token: token.to_string() }
+            RefAnswer::One { row: json::ref_row(&name, Some(&receipt.position)), token: token.to_string() }
         }
         RefRequest::List { prefix, after, limit } => {
             let after = if after.is_empty() { None } else { Some(name_of(&after)?) };
             let list = router.ref_list(&prefix, after, (limit as usize).min(PAGE_MAX)).await?;
-            RefAnswer::List(list.into_iter().map(|(name, position)| row(name.to_string(), position)).collect())
+            RefAnswer::List(list.iter().map(|(name, position)| json::ref_row(name, Some(position))).collect())
         }
         RefRequest::Log { name, limit } => {
             let log = router.ref_log(name_of(&name)?, (limit as usize).min(REFLOG_ENTRIES_MAX)).await?;
             let log = log.ok_or_else(|| Refusal::new(Reason::NotFound, format!("no ref {name}")))?;
-            RefAnswer::Log(log.iter().map(log_row).collect())
+            RefAnswer::Log(log.iter().map(json::ref_log_row).collect())
         }
     };
     archive!(&answer).map_err(internal)
-}
-
-/// A ref as it is answered.
-pub fn row(name: String, position: Position) -> RefRow {
-    RefRow { name, at: position.at.map(|id| id.to_string()), version: position.version }
-}
-
-/// A move of a ref as it is answered.
-pub fn log_row(entry: &LogEntry) -> RefLogRow {
-    RefLogRow {
-        version: entry.version,
-        from: entry.from.map(|id| id.to_string()),
-        to: entry.to.map(|id| id.to_string()),
-        actor: entry.actor.to_string(),
-        reason: entry.reason.to_string(),
-        timestamp_ms: entry.timestamp_ms,
-    }
 }
 
 fn malformed(error: rkyv::rancor::Error) -> Refusal {
