@@ -86,7 +86,11 @@ impl Book {
 /// The next entry of a shard: its index follows the last one, its term does not go back.
 pub(crate) fn follow(lasts: &mut BTreeMap<u16, Last>, group: &Group) -> Result<(), String> {
     let last = lasts.entry(group.shard).or_default();
-    if group.index != last.index + 1 || group.term < last.term {
+    // A replica that held another tail than the shard's primary has it replaced from the index where they differ; the new tail
+    // may be of any term.
+    let replaces = 0 < group.index && group.index <= last.index;
+    let follows = group.index == last.index + 1 && last.term <= group.term;
+    if !replaces && !follows {
         return Err(format!(
             "shard {}: entry {} of term {} behind entry {} of term {}",
             group.shard, group.index, group.term, last.index, last.term

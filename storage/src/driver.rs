@@ -7,7 +7,7 @@ use crate::book::Book;
 use crate::buffer::AlignedBuffer;
 use crate::gather::Round;
 use crate::io::{DiskFile, LocalFuture};
-use crate::log::{Committed, Core, Location, Phase, State};
+use crate::log::{Committed, Core, EntryPlace, Location, Phase, State};
 use crate::wire::hint::Group;
 use crate::wire::{self, CLOSE_FRAME_BYTES, FrameKind, Placement, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
 use futures_util::future::join_all;
@@ -82,6 +82,8 @@ struct Entry {
     shard: u16,
     term: u64,
     index: u64,
+    frame: Location,
+    frame_bytes: u32,
     locations: Vec<Location>,
 }
 
@@ -214,12 +216,21 @@ impl Driver {
             let head = frame.head();
             let placement = Placement { kind: FrameKind::Entry, at, number: book.next_number, durable };
             wire::finish_frame(&mut frame.buffer, &self.core.name, &placement, &head);
-            let group = Group { shard: frame.shard, term: frame.term, index: frame.index, frame_offset: at.offset };
+            let group = Group {
+                shard: frame.shard,
+                term: frame.term,
+                index: frame.index,
+                frame_offset: at.offset,
+                frame_bytes,
+                committed: head.committed,
+            };
             book.enter(frame_bytes, Some((&group, &frame.items)));
             entries.push(Entry {
                 shard: frame.shard,
                 term: frame.term,
                 index: frame.index,
+                frame: Location::of(at, 0),
+                frame_bytes,
                 locations: frame.offsets.iter().map(|&offset| Location::of(at, offset)).collect(),
             });
             match pieces.last_mut() {
@@ -295,8 +306,10 @@ impl Driver {
                 state.stats.bytes += flight.bytes as u64;
                 state.stats.bytes_committed += flight.bytes as u64;
             }
-            for Entry { shard, term, index, locations } in &flight.entries {
-                let entry = Committed { shard: *shard, term: *term, index: *index, locations };
+            for entry in &flight.entries {
+                let Entry { shard, term, index, frame, frame_bytes, ref locations } = *entry;
+                let place = EntryPlace { frame, frame_bytes };
+                let entry = Committed { shard, term, index, place, locations };
                 self.core.observer.committed(entry);
             }
         }

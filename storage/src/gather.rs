@@ -5,6 +5,7 @@
 
 use crate::AppendError;
 use crate::buffer::{AlignedBuffer, blocks_up};
+use crate::entry::Entry;
 use crate::record::Record;
 use crate::wire::hint::{Item, Items};
 use crate::wire::{EntryHead, FRAME_HEADER_BYTES};
@@ -49,10 +50,14 @@ pub(crate) struct Frame {
     pub(crate) shard: u16,
     pub(crate) term: u64,
     pub(crate) index: u64,
+    committed: u64,
     pub(crate) buffer: AlignedBuffer,
     pub(crate) items: Items,
     pub(crate) offsets: Vec<u32>,
+    /// Sum of the records that came one by one.
     digest: Digest,
+    /// Sum of the records of an entry that came whole.
+    whole_crc: Option<u32>,
 }
 
 /// Frames that are written and synced together.
@@ -80,11 +85,31 @@ impl Frame {
             shard,
             term: last.term,
             index: last.index,
+            committed: 0,
             buffer,
             items: Items::default(),
             offsets: Vec::new(),
             digest: Digest::new(CrcAlgorithm::Crc32Iscsi),
+            whole_crc: None,
         }
+    }
+
+    /// A frame of an entry that is whole; each of `hints` is of one record.
+    fn whole(entry: &Entry, hints: impl Iterator<Item = (Record, Vec<u8>)>, mut buffer: AlignedBuffer) -> Self {
+        let EntryHead { shard, term, index, committed, payload_crc, .. } = *entry.head();
+        buffer.clear();
+        buffer.resize(FRAME_HEADER_BYTES, 0);
+        buffer.extend_from_slice(entry.payload());
+        let mut items = Items::default();
+        let mut offsets = Vec::new();
+        let mut offset = FRAME_HEADER_BYTES as u32;
+        for (record, hint) in hints {
+            items.push(Item { offset, kind: record.kind(), key: record.key(), hint: &hint });
+            offsets.push(offset);
+            offset += record.bytes().len() as u32;
+        }
+        let digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        Self { shard, term, index, committed, buffer, items, offsets, digest, whole_crc: Some(payload_crc) }
     }
 
     fn push(&mut self, record: &Record, hint: &[u8]) {
@@ -105,9 +130,10 @@ impl Frame {
             shard: self.shard,
             term: self.term,
             index: self.index,
+            committed: self.committed,
             record_count: self.offsets.len() as u32,
             payload_bytes: (self.buffer.len() - FRAME_HEADER_BYTES) as u32,
-            payload_crc: self.digest.finalize() as u32,
+            payload_crc: self.whole_crc.unwrap_or_else(|| self.digest.finalize() as u32),
         }
     }
 }
@@ -168,14 +194,10 @@ impl Gather {
             Some(frame) => frame,
             None => {
                 *last = Last { term, index: last.index + 1 };
-                let full = |round: &Round| self.bounds.round_bytes_max < round.bytes + alone;
-                if self.rounds.back().is_none_or(full) {
-                    self.rounds.push_back(Round::default());
-                }
-                let spare = self.spares.pop();
-                let buffer = spare.unwrap_or_else(|| AlignedBuffer::with_capacity(FRAME_BYTES_EXPECTED));
-                let round = self.rounds.back_mut().expect("a round was just made sure of");
-                round.frames.push(Frame::new(shard, *last, buffer));
+                let last = *last;
+                let buffer = self.spare();
+                let round = self.round_for(alone);
+                round.frames.push(Frame::new(shard, last, buffer));
                 round.frames.len() - 1
             }
         };
@@ -184,6 +206,51 @@ impl Gather {
         round.bytes += grown;
         self.waiting_bytes += grown;
         Ok(round.frames[frame].index)
+    }
+
+    /// Takes an entry that is whole into a frame of its own. Its index follows the shard's last one, or replaces what is there
+    /// from that index on.
+    pub(crate) fn push_entry(
+        &mut self,
+        space: &Space,
+        entry: &Entry,
+        hints: impl Iterator<Item = (Record, Vec<u8>)>,
+    ) -> Result<(), AppendError> {
+        let EntryHead { shard, term, index, .. } = *entry.head();
+        let length = entry.payload().len();
+        let alone = blocks_up(FRAME_HEADER_BYTES + length);
+        if self.bounds.frame_bytes_max < alone {
+            let bytes_max = self.bounds.frame_bytes_max - FRAME_HEADER_BYTES;
+            return Err(AppendError::TooLarge { bytes: length, bytes_max });
+        }
+        self.admit(space, None, alone)?;
+        let last = self.lasts.entry(shard).or_default();
+        assert!(0 < index && index <= last.index + 1, "shard {shard}: entry {index} behind entry {}", last.index);
+        *last = Last { term, index };
+        let buffer = self.spare();
+        let round = self.round_for(alone);
+        round.frames.push(Frame::whole(entry, hints, buffer));
+        round.bytes += alone;
+        self.waiting_bytes += alone;
+        Ok(())
+    }
+
+    fn spare(&mut self) -> AlignedBuffer {
+        self.spares.pop().unwrap_or_else(|| AlignedBuffer::with_capacity(FRAME_BYTES_EXPECTED))
+    }
+
+    /// The newest round, or a new one where `bytes` more would be too many for it.
+    fn round_for(&mut self, bytes: usize) -> &mut Round {
+        let full = |round: &Round| self.bounds.round_bytes_max < round.bytes + bytes;
+        if self.rounds.back().is_none_or(full) {
+            self.rounds.push_back(Round::default());
+        }
+        self.rounds.back_mut().expect("a round was just made sure of")
+    }
+
+    /// Whether `bytes` more would be taken now.
+    pub(crate) fn has_room(&self, space: &Space, bytes: usize) -> Result<(), AppendError> {
+        self.admit(space, None, blocks_up(FRAME_HEADER_BYTES + bytes))
     }
 
     /// The frame of the newest round that the record may join.

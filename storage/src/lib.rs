@@ -9,6 +9,7 @@
 mod book;
 mod buffer;
 mod driver;
+mod entry;
 mod gather;
 pub mod index;
 pub mod inspect;
@@ -23,8 +24,12 @@ pub mod wire;
 
 pub use buffer::{AlignedBuffer, BLOCK_BYTES};
 pub use driver::{Driver, Failed};
+pub use entry::{Entry, Payload};
 pub use index::Index;
-pub use log::{AppendError, CloseError, Committed, Location, Log, LogOptions, LogStats, Observer, ReadError, Replayed};
+pub use log::{
+    AppendError, CloseError, Committed, EntryPlace, Location, Log, LogOptions, LogStats, Observer, ReadError, Replayed,
+    ReplayedEntry,
+};
 pub use open::{Cut, OpenError, Opened, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, ShardTail};
 pub use record::{RECORD_BYTES_MAX, Record, RecordError};
 pub use scrub::{Damage, ScrubReport};

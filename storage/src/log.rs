@@ -5,11 +5,12 @@
 
 use crate::buffer::{BLOCK_BYTES, blocks_up};
 use crate::driver::Driver;
+use crate::entry::Entry;
 use crate::gather::{Gather, Space};
 use crate::io::{Disk, DiskFile, Lock};
 use crate::record::{self, RECORD_ALIGN, RECORD_HEADER_BYTES, Record, RecordError};
 use crate::signal::Signal;
-use crate::wire::{self, Position};
+use crate::wire::{self, Position, WireError};
 use bytes::Bytes;
 use rkyv::util::AlignedVec;
 use std::cell::RefCell;
@@ -57,14 +58,41 @@ pub struct Location {
     pub unit: u32,
 }
 
+/// Where the frame of an entry stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryPlace {
+    /// Its first byte.
+    pub frame: Location,
+    /// Its bytes, padding included.
+    pub frame_bytes: u32,
+}
+
 /// What the log tells the room above; called on the log's own thread, must not block.
 pub trait Observer {
     /// The hint of a record: what a replay shall know without the body, at most 65535 bytes.
     fn describe(&self, record: &Record) -> Vec<u8>;
+    /// At open: an entry, before its records. One whose index is not behind the shard's last one replaces everything from that
+    /// index on.
+    fn entry(&self, _entry: ReplayedEntry) {}
     /// At open: every record of every entry, in log order.
     fn replay(&self, item: Replayed<'_>);
     /// An entry is durable, and so is everything before it.
     fn committed(&self, entry: Committed<'_>);
+}
+
+/// An entry found at open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplayedEntry {
+    /// The shard.
+    pub shard: u16,
+    /// The term.
+    pub term: u64,
+    /// The index in the shard.
+    pub index: u64,
+    /// Entries of the shard up to this index were committed when this one was proposed; 0 where nobody said.
+    pub committed: u64,
+    /// Where it stands.
+    pub place: EntryPlace,
 }
 
 /// A record found at open.
@@ -95,6 +123,8 @@ pub struct Committed<'a> {
     pub term: u64,
     /// The index in the shard.
     pub index: u64,
+    /// Where its frame stands.
+    pub place: EntryPlace,
     /// One for each record, in append order.
     pub locations: &'a [Location],
 }
@@ -152,6 +182,16 @@ pub enum ReadError {
         unit: u32,
         /// What does not match.
         error: RecordError,
+    },
+    /// The frame of an entry is damaged.
+    #[error("segment {segment}, unit {unit} is damaged ({error}): fetch the entry from a replica")]
+    DamagedEntry {
+        /// Sequence of the segment.
+        segment: u32,
+        /// Offset in units of 16 bytes.
+        unit: u32,
+        /// What does not match.
+        error: WireError,
     },
 }
 
@@ -290,6 +330,65 @@ impl Log {
         // A full disk is tried again when someone wants to write, so the driver is woken for a refusal too.
         core.work.raise();
         taken
+    }
+
+    /// Takes an entry that was ordered elsewhere, as it is, into a frame of its own. Its index follows the shard's last one, or
+    /// replaces everything from that index on.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing was taken then.
+    ///
+    /// # Panics
+    /// When the index leaves a gap.
+    pub fn append_entry(&self, entry: &Entry) -> Result<(), AppendError> {
+        let core = &*self.0;
+        let taken = {
+            let mut state = core.state.borrow_mut();
+            let State { gather, space, phase, .. } = &mut *state;
+            if *phase != Phase::Serving {
+                return Err(AppendError::Closed);
+            }
+            let hints = entry.records().map(|record| {
+                let hint = core.observer.describe(&record);
+                (record, hint)
+            });
+            gather.push_entry(space, entry, hints)
+        };
+        core.work.raise();
+        taken
+    }
+
+    /// Whether an entry of `bytes` would be taken now.
+    ///
+    /// # Errors
+    /// What [`Log::append_entry`] would answer.
+    pub fn has_room(&self, bytes: usize) -> Result<(), AppendError> {
+        let state = self.0.state.borrow();
+        if state.phase != Phase::Serving {
+            return Err(AppendError::Closed);
+        }
+        let room = state.gather.has_room(&state.space, bytes);
+        drop(state);
+        if room.is_err() {
+            // A full disk is tried again when someone wants to write.
+            self.0.work.raise();
+        }
+        room
+    }
+
+    /// Reads an entry back and checks every checksum of its frame.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_entry(&self, place: EntryPlace) -> Result<Entry, ReadError> {
+        let core = &*self.0;
+        let Location { segment, unit } = place.frame;
+        let io = |error| ReadError::Io { segment, error };
+        let file = core.file(segment).await.map_err(io)?;
+        let at = Position { segment, offset: place.frame.offset() as u32 };
+        let bytes = file.read_at(place.frame.offset(), place.frame_bytes as usize).await.map_err(io)?;
+        let bytes = Bytes::from_owner(bytes);
+        Entry::of_frame(&bytes, &core.name, at).map_err(|error| ReadError::DamagedEntry { segment, unit, error })
     }
 
     /// Reads a record and checks its checksum.

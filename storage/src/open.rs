@@ -9,7 +9,9 @@ use crate::buffer::{AlignedBuffer, zeroed};
 use crate::driver::{self, Active, Driver, Start, capacity};
 use crate::gather::{Bounds, Gather, Last, Space};
 use crate::io::{Disk, DiskFile};
-use crate::log::{Core, Files, Location, Log, LogOptions, LogStats, Observer, Phase, Replayed, State};
+use crate::log::{
+    Core, EntryPlace, Files, Location, Log, LogOptions, LogStats, Observer, Phase, Replayed, ReplayedEntry, State,
+};
 use crate::record::Record;
 use crate::scan::{self, Expected};
 use crate::signal::Signal;
@@ -410,8 +412,16 @@ impl Opening<'_> {
         }
         self.closed_at_end = false;
         let entry = &frame.entry;
-        let group = Group { shard: entry.shard, term: entry.term, index: entry.index, frame_offset: at.offset };
+        let group = Group {
+            shard: entry.shard,
+            term: entry.term,
+            index: entry.index,
+            frame_offset: at.offset,
+            frame_bytes: frame.frame_bytes,
+            committed: entry.committed,
+        };
         follow(&mut self.lasts, &group).map_err(|what| corrupt(at.segment, at.offset, what))?;
+        self.entry(&group, at.segment);
         let payload_at = at.offset as usize + FRAME_HEADER_BYTES;
         let payload = bytes.slice(payload_at..payload_at + entry.payload_bytes as usize);
         let records = Record::parse_all(&payload, entry.record_count as usize);
@@ -437,8 +447,22 @@ impl Opening<'_> {
             }
         });
         outcome?;
-        hint.for_each(|group, item| self.replay(group, Position { segment, offset: group.frame_offset }, item));
+        hint.for_each(|group, item| match item {
+            None => self.entry(group, segment),
+            Some(item) => self.replay(group, Position { segment, offset: group.frame_offset }, item),
+        });
         Ok(())
+    }
+
+    fn entry(&self, group: &Group, segment: u32) {
+        let frame = Location::of(Position { segment, offset: group.frame_offset }, 0);
+        self.core.observer.entry(ReplayedEntry {
+            shard: group.shard,
+            term: group.term,
+            index: group.index,
+            committed: group.committed,
+            place: EntryPlace { frame, frame_bytes: group.frame_bytes },
+        });
     }
 
     fn replay(&mut self, group: &Group, frame: Position, item: Item<'_>) {

@@ -124,6 +124,15 @@ impl Record {
         Ok(records)
     }
 
+    /// The records of `payload`, one behind the other. The caller has checked lengths and a checksum over all of it.
+    pub(crate) fn split(payload: &Bytes) -> impl Iterator<Item = Self> + use<> {
+        let mut rest = payload.clone();
+        std::iter::from_fn(move || {
+            let length = length(&rest).ok()?;
+            Some(Self::aligned(rest.split_to(length)))
+        })
+    }
+
     fn aligned(bytes: Bytes) -> Self {
         if bytes.as_ptr().addr().is_multiple_of(RECORD_ALIGN) {
             return Self(bytes);

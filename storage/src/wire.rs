@@ -49,7 +49,8 @@
 //!   80  u64       index: entries of a shard are numbered from 1 without a gap
 //!   88  u32       payload_bytes
 //!   92  u32       crc of the payload
-//!   96  [u8; 12]  reserved
+//!   96  u64       committed: entries of the shard up to this index were committed when this one was proposed; 0 where nobody said
+//!  104  [u8; 4]   reserved
 //!  108  u32       crc of bytes 64..108
 //!  112  records (record.rs), payload_bytes in all
 //! ```
@@ -73,6 +74,8 @@ pub const SEGMENT_HEADER_BYTES: usize = BLOCK_BYTES;
 pub const FRAME_HEADER_BYTES: usize = 112;
 /// A whole frame, padding included, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
+/// The head of an entry, the same on every replica, in bytes.
+pub const ENTRY_HEAD_BYTES: usize = FRAME_HEADER_BYTES - ENTRY_AT;
 /// A close frame takes one block, in bytes.
 pub const CLOSE_FRAME_BYTES: usize = BLOCK_BYTES;
 
@@ -136,6 +139,8 @@ pub struct EntryHead {
     pub term: u64,
     /// Its index in the shard.
     pub index: u64,
+    /// Entries of the shard up to this index were committed when this one was proposed; 0 where nobody said.
+    pub committed: u64,
     /// Records it holds.
     pub record_count: u32,
     /// Bytes of the records.
@@ -228,7 +233,52 @@ impl SegmentHeader {
 }
 
 impl EntryHead {
-    const CLOSE: Self = Self { shard: 0, term: 0, index: 0, record_count: 0, payload_bytes: 0, payload_crc: 0 };
+    const CLOSE: Self =
+        Self { shard: 0, term: 0, index: 0, committed: 0, record_count: 0, payload_bytes: 0, payload_crc: 0 };
+
+    /// The head as it stands in every replica's frame and on the wire.
+    pub fn encode(&self) -> [u8; ENTRY_HEAD_BYTES] {
+        let mut head = [0; ENTRY_HEAD_BYTES];
+        put(&mut head, 0, &VERSION.to_le_bytes());
+        put(&mut head, 2, &self.shard.to_le_bytes());
+        put(&mut head, 4, &self.record_count.to_le_bytes());
+        put(&mut head, 8, &self.term.to_le_bytes());
+        put(&mut head, 16, &self.index.to_le_bytes());
+        put(&mut head, 24, &self.payload_bytes.to_le_bytes());
+        put(&mut head, 28, &self.payload_crc.to_le_bytes());
+        put(&mut head, 32, &self.committed.to_le_bytes());
+        let sum = crc(&head[..44]);
+        put(&mut head, 44, &sum.to_le_bytes());
+        head
+    }
+
+    /// Reads a head from the front of `head`.
+    ///
+    /// # Errors
+    /// [`WireError::Short`], [`WireError::Version`], [`WireError::Checksum`] or [`WireError::Reserved`].
+    pub fn parse(head: &[u8]) -> Result<Self, WireError> {
+        if head.len() < ENTRY_HEAD_BYTES {
+            return Err(WireError::Short);
+        }
+        if u16_at(head, 0) != VERSION {
+            return Err(WireError::Version(u16_at(head, 0)));
+        }
+        if u32_at(head, 44) != crc(&head[..44]) {
+            return Err(WireError::Checksum("entry head"));
+        }
+        if !blank(&head[40..44]) {
+            return Err(WireError::Reserved("entry head"));
+        }
+        Ok(Self {
+            shard: u16_at(head, 2),
+            record_count: u32_at(head, 4),
+            term: u64_at(head, 8),
+            index: u64_at(head, 16),
+            payload_bytes: u32_at(head, 24),
+            payload_crc: u32_at(head, 28),
+            committed: u64_at(head, 32),
+        })
+    }
 }
 
 /// Writes both heads into `frame`, which holds [`FRAME_HEADER_BYTES`] of room and then the records, and pads it to blocks.
@@ -241,15 +291,8 @@ pub fn finish_frame(frame: &mut AlignedBuffer, log: &[u8; 16], placement: &Place
     assert!(frame_bytes <= FRAME_BYTES_MAX, "frame of {frame_bytes} bytes");
     frame.resize(frame_bytes, 0);
     frame[..FRAME_HEADER_BYTES].fill(0);
-    put(frame, 64, &VERSION.to_le_bytes());
-    put(frame, 66, &entry.shard.to_le_bytes());
-    put(frame, 68, &entry.record_count.to_le_bytes());
-    put(frame, 72, &entry.term.to_le_bytes());
-    put(frame, 80, &entry.index.to_le_bytes());
-    put(frame, 88, &entry.payload_bytes.to_le_bytes());
-    put(frame, 92, &entry.payload_crc.to_le_bytes());
-    let entry_crc = crc(&frame[ENTRY_AT..108]);
-    put(frame, 108, &entry_crc.to_le_bytes());
+    put(frame, ENTRY_AT, &entry.encode());
+    let entry_crc = u32_at(frame, 108);
     put(frame, 0, &VERSION.to_le_bytes());
     frame[2] = match placement.kind {
         FrameKind::Entry => 1,
@@ -314,7 +357,10 @@ pub fn parse_frame_header(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<
         number: u64_at(bytes, 24),
         durable: Position { segment: u32_at(bytes, 32), offset: u32_at(bytes, 36) },
     };
-    let entry = parse_entry_head(bytes)?;
+    if u32_at(bytes, 108) != u32_at(bytes, 44) {
+        return Err(WireError::Checksum("entry head"));
+    }
+    let entry = EntryHead::parse(&bytes[ENTRY_AT..])?;
     let frame_bytes = u32_at(bytes, 40);
     if blocks_up(FRAME_HEADER_BYTES + entry.payload_bytes as usize) != frame_bytes as usize
         || FRAME_BYTES_MAX < frame_bytes as usize
@@ -330,27 +376,6 @@ pub fn parse_frame_header(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<
     Ok(FrameHeader { placement, entry, frame_bytes })
 }
 
-fn parse_entry_head(bytes: &[u8]) -> Result<EntryHead, WireError> {
-    if u16_at(bytes, 64) != VERSION {
-        return Err(WireError::Version(u16_at(bytes, 64)));
-    }
-    let entry_crc = u32_at(bytes, 108);
-    if entry_crc != crc(&bytes[ENTRY_AT..108]) || entry_crc != u32_at(bytes, 44) {
-        return Err(WireError::Checksum("entry head"));
-    }
-    if !blank(&bytes[96..108]) {
-        return Err(WireError::Reserved("entry head"));
-    }
-    Ok(EntryHead {
-        shard: u16_at(bytes, 66),
-        record_count: u32_at(bytes, 68),
-        term: u64_at(bytes, 72),
-        index: u64_at(bytes, 80),
-        payload_bytes: u32_at(bytes, 88),
-        payload_crc: u32_at(bytes, 92),
-    })
-}
-
 /// Reads and checks the whole frame at the front of `bytes`: heads, payload, the records' lengths, padding.
 ///
 /// # Errors
@@ -362,22 +387,27 @@ pub fn parse_frame(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<FrameHe
         return Err(WireError::Short);
     }
     let payload_end = FRAME_HEADER_BYTES + header.entry.payload_bytes as usize;
-    let payload = &bytes[FRAME_HEADER_BYTES..payload_end];
-    if crc(payload) != header.entry.payload_crc {
-        return Err(WireError::Checksum("payload"));
-    }
+    check_payload(&header.entry, &bytes[FRAME_HEADER_BYTES..payload_end])?;
     if !blank(&bytes[payload_end..frame_bytes]) {
         return Err(WireError::Reserved("frame's padding"));
     }
+    Ok(header)
+}
+
+/// Checks an entry's payload against its head: checksum, lengths and number of the records.
+///
+/// # Errors
+/// Any [`WireError`].
+pub fn check_payload(entry: &EntryHead, payload: &[u8]) -> Result<(), WireError> {
+    if crc(payload) != entry.payload_crc {
+        return Err(WireError::Checksum("payload"));
+    }
     let mut rest = payload;
-    for _ in 0..header.entry.record_count {
+    for _ in 0..entry.record_count {
         let length = record::length(rest)?;
         rest = rest.get(length..).ok_or(WireError::Range("record length"))?;
     }
-    if !rest.is_empty() {
-        return Err(WireError::Range("record_count"));
-    }
-    Ok(header)
+    if rest.is_empty() { Ok(()) } else { Err(WireError::Range("record_count")) }
 }
 
 /// The checksum of everything here.
@@ -455,6 +485,7 @@ mod tests {
             shard: 2,
             term: 4,
             index: 9,
+            committed: 8,
             record_count: 1,
             payload_bytes: payload.len() as u32,
             payload_crc: crc(payload),
@@ -468,7 +499,8 @@ mod tests {
         let mut items = Items::default();
         items.push(Item { offset: 112, kind: 1, key: &[7; 32], hint: b"shape" });
         let mut groups = Groups::default();
-        groups.push(&Group { shard: 2, term: 4, index: 9, frame_offset: 8192 }, &items);
+        let group = Group { shard: 2, term: 4, index: 9, frame_offset: 8192, frame_bytes: 4096, committed: 8 };
+        groups.push(&group, &items);
         groups.encode(&Cover { log: LOG, segment: 3, end: 12288, next_number: 12 })
     }
 
@@ -548,7 +580,7 @@ mod tests {
             let frame = parse_frame(&bytes, &LOG, AT);
             assert!(frame.is_err() || bytes.len() >= frame.unwrap().frame_bytes as usize);
             if let Ok(hint) = Hint::parse(&bytes) {
-                hint.for_each(|_, item| assert!(item.hint.len() < bytes.len()));
+                hint.for_each(|_, item| assert!(item.is_none_or(|item| item.hint.len() < bytes.len())));
             }
             let _ = Seal::parse(&bytes);
             let _ = SegmentHeader::parse(&bytes);

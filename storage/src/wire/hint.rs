@@ -1,7 +1,7 @@
 //! The hint file: what a replay of a segment needs, without reading its bodies.
 //!
 //! ```text
-//!  0  u16       version (1)
+//!  0  u16       version (2)
 //!  2  u16       reserved
 //!  4  u32       magic "QHNT"
 //!  8  [u8; 16]  log
@@ -14,20 +14,23 @@
 //! 60  u32       crc of bytes 0..60
 //! 64  groups, one for each entry
 //!
-//! group:   u16 shard, u16 reserved, u32 record_count, u64 term, u64 index, u32 frame offset, u32 items_bytes, items
+//! group:   u16 shard, u16 reserved, u32 record_count, u64 term, u64 index, u32 frame offset, u32 items_bytes,
+//!          u64 committed, u32 frame_bytes, u32 reserved, items
 //! item:    u32 offset in the frame, u8 kind, u8 reserved, u16 hint_bytes, [u8; 32] key, hint
 //! ```
 //!
 //! Promises: `parse` hands out nothing that it did not check. Does not: know what a hint means.
 
-use super::{VERSION, WireError, blank, crc, put, u16_at, u32_at, u64_at};
+use super::{WireError, blank, crc, put, u16_at, u32_at, u64_at};
 
 /// Bytes of one record's hint at most.
 pub const HINT_BYTES_MAX: usize = u16::MAX as usize;
 
+/// Version of the hint file. A file of another version is made again from its segment.
+const VERSION: u16 = 2;
 const MAGIC: u32 = u32::from_le_bytes(*b"QHNT");
 const HEADER_BYTES: usize = 64;
-const GROUP_BYTES: usize = 32;
+const GROUP_BYTES: usize = 48;
 const ITEM_BYTES: usize = 40;
 
 /// The groups of a segment, while they gather.
@@ -54,6 +57,10 @@ pub struct Group {
     pub index: u64,
     /// Offset of its frame in the segment, in bytes.
     pub frame_offset: u32,
+    /// Bytes of its frame, padding included.
+    pub frame_bytes: u32,
+    /// What its head says was committed.
+    pub committed: u64,
 }
 
 /// One record of a group.
@@ -127,6 +134,9 @@ impl Groups {
         self.bytes.extend_from_slice(&group.index.to_le_bytes());
         self.bytes.extend_from_slice(&group.frame_offset.to_le_bytes());
         self.bytes.extend_from_slice(&(items.bytes.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&group.committed.to_le_bytes());
+        self.bytes.extend_from_slice(&group.frame_bytes.to_le_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&items.bytes);
     }
 
@@ -201,12 +211,13 @@ impl<'a> Hint<'a> {
         Ok(hint)
     }
 
-    /// Hands out every record in log order.
-    pub fn for_each(&self, mut each: impl FnMut(&Group, Item<'_>)) {
+    /// Hands out every entry in log order: first alone, then with each of its records.
+    pub fn for_each(&self, mut each: impl FnMut(&Group, Option<Item<'_>>)) {
         let mut rest = self.groups;
         while let Some((group, mut items, after)) = next_group(rest) {
+            each(&group, None);
             while let Some((item, after)) = next_item(items) {
-                each(&group, item);
+                each(&group, Some(item));
                 items = after;
             }
             rest = after;
@@ -232,6 +243,8 @@ fn next_group(bytes: &[u8]) -> Option<(Group, &[u8], &[u8])> {
         term: u64_at(bytes, 8),
         index: u64_at(bytes, 16),
         frame_offset: u32_at(bytes, 24),
+        committed: u64_at(bytes, 32),
+        frame_bytes: u32_at(bytes, 40),
     };
     let items_end = GROUP_BYTES.checked_add(u32_at(bytes, 28) as usize)?;
     Some((group, bytes.get(GROUP_BYTES..items_end)?, &bytes[items_end..]))
