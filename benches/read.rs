@@ -193,6 +193,7 @@ async fn host(directory: &Path, cache_bytes: u64, disk: Rc<dyn Disk>) -> Rc<Host
         directory: directory.to_owned(),
         log_options: LogOptions::default(),
         cache_bytes,
+        consensus: None,
     };
     let host = Host::open(parts, Box::new(|| 0), |_| {}, |_, _| {}).await.expect("the log opens");
     spawn(follow(followed, writer, progress, ref_events));

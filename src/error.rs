@@ -36,11 +36,13 @@ pub enum Reason {
     CursorExpired,
     /// A defect of ours.
     Internal,
+    /// The shard's primary changed under a request that does not repeat safely: it may or may not have been carried out.
+    OutcomeUnknown,
 }
 
 impl Reason {
     /// Every reason, in the order of its wire number.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::LimitExceeded,
         Self::NotFound,
@@ -55,6 +57,7 @@ impl Reason {
         Self::Corrupt,
         Self::CursorExpired,
         Self::Internal,
+        Self::OutcomeUnknown,
     ];
 
     /// The stable name: snake case, in every log line and answer.
@@ -74,6 +77,7 @@ impl Reason {
             Self::Corrupt => "corrupt",
             Self::CursorExpired => "cursor_expired",
             Self::Internal => "internal",
+            Self::OutcomeUnknown => "outcome_unknown",
         }
     }
 
@@ -98,7 +102,7 @@ impl Reason {
             Self::CursorExpired => 410,
             Self::LimitExceeded => 413,
             Self::MissingParents | Self::Unverified => 422,
-            Self::Overloaded | Self::Unavailable => 503,
+            Self::Overloaded | Self::Unavailable | Self::OutcomeUnknown => 503,
             Self::DiskFull => 507,
             Self::Corrupt | Self::Internal => 500,
         }
@@ -109,7 +113,7 @@ impl Reason {
     pub fn exit_code(self) -> u8 {
         match self {
             Self::BadRequest => 2,
-            Self::Unavailable => 3,
+            Self::Unavailable | Self::OutcomeUnknown => 3,
             Self::Conflict => 4,
             Self::NotFound | Self::MissingParents => 5,
             Self::Denied => 6,

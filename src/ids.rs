@@ -25,6 +25,22 @@ pub struct Slot(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
+impl ShardId {
+    /// The group of the control plane, which is no shard of the DAG but has its entries in the same logs.
+    pub const CONTROL: Self = Self(u16::MAX);
+}
+
+/// A node of the cluster, numbered by the control plane from 1. A number is never given twice: a node that lost its durable log comes
+/// back under a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
 /// The position of an entry in its shard's log. The first entry has index 1; 0 means "nothing yet".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogIndex(pub u64);

@@ -224,6 +224,13 @@ impl RefTable {
         limit("refs of the shard", value, REFS_PER_SHARD_MAX, "refs")
     }
 
+    /// Whether a committed move follows what the table has. One that does not was decided by a primary that had been replaced, and
+    /// nothing came of it.
+    pub fn follows(&self, record: &RefRecord) -> bool {
+        let Position { at, version } = self.position(&record.name);
+        record.version == version + 1 && record.from == at
+    }
+
     /// Applies a committed move. False when the table already has it, as when a log is replayed over a checkpoint.
     pub fn apply(&mut self, index: LogIndex, record: RefRecord) -> bool {
         let RefRecord { name, version, from, to, actor, reason, timestamp_ms } = record;

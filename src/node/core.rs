@@ -148,6 +148,7 @@ async fn open(parts: &CoreParts) -> Result<Rc<Host>, String> {
         directory: parts.directory.clone(),
         log_options: parts.log_options.clone(),
         cache_bytes: parts.cache_bytes,
+        consensus: None,
     };
     let inbox = parts.shared.inboxes[parts.index].clone();
     let (boot, told) = (parts.boot.clone(), parts.boot.clone());

@@ -3,6 +3,7 @@
 //! Promises: every message is owned and bounded by the limits of the door that made it; every message carries the place where
 //! its answer is awaited.
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::dag::archive::SealedVertex;
@@ -132,14 +133,14 @@ pub enum Message {
         /// Ids of shards of this core.
         ids: Vec<VertexId>,
         /// One answer an id.
-        reply: Reply<Vec<bool>>,
+        reply: Reply<Vec<Result<bool, Refusal>>>,
     },
     /// Read a ref.
     RefGet {
         /// Its name.
         name: RefName,
         /// `None` is "no such ref".
-        reply: Reply<Option<Position>>,
+        reply: Reply<Result<Option<Position>, Refusal>>,
     },
     /// Move a ref by compare-and-set.
     RefSet {
@@ -159,7 +160,7 @@ pub enum Message {
         /// At most so many.
         limit: usize,
         /// Names and states.
-        reply: Reply<Vec<(RefName, Position)>>,
+        reply: Reply<Result<Vec<(RefName, Position)>, Refusal>>,
     },
     /// The latest moves of one ref, newest first.
     RefLog {
@@ -168,7 +169,18 @@ pub enum Message {
         /// At most so many.
         limit: usize,
         /// Moves, and `None` when the ref never was.
-        reply: Reply<Option<Vec<LogEntry>>>,
+        reply: Reply<Result<Option<Vec<LogEntry>>, Refusal>>,
+    },
+    /// What another node asks of a shard of this core.
+    Mesh {
+        /// The operation, of [`super::peers`].
+        operation: u16,
+        /// The shard that the body names.
+        shard: ShardId,
+        /// With what.
+        body: Bytes,
+        /// The answer's body.
+        reply: Reply<Result<Bytes, Refusal>>,
     },
     /// The core's figures.
     Stats {

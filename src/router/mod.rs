@@ -5,7 +5,9 @@
 //! Does not: know how a shard stores anything.
 
 pub mod message;
+pub mod peers;
 pub mod slots;
+pub mod wire;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,6 +30,8 @@ use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, WALK_EDGES_PER_SLICE};
 use crate::runtime::{Full, Sender};
 use message::{CoreStats, Message, PutReceipt, RefReceipt, Reply};
 use slots::SlotTable;
+
+pub use peers::{PeerAnswer, PeerError, Peers};
 
 /// What every core knows of the node.
 pub struct Shared {
@@ -193,7 +197,7 @@ impl Router {
             let ids: Vec<VertexId> = unknown.iter().map(|&at| ids[at]).collect();
             let answers = self.scatter(&ids, |ids, reply| Message::Exists { ids, reply }).await?;
             for (at, exists) in unknown.into_iter().zip(answers) {
-                found[at] = exists;
+                found[at] = exists?;
             }
         }
         Ok(found)
@@ -205,7 +209,7 @@ impl Router {
     /// Overloaded.
     pub async fn ref_get(&self, name: RefName) -> Result<Option<Position>, Refusal> {
         let core = self.table().core(self.table().shard(&name.key()));
-        self.ask(core, |reply| Message::RefGet { name, reply }).await
+        self.ask(core, |reply| Message::RefGet { name, reply }).await?
     }
 
     /// Moves a ref by compare-and-set. The target must exist.
@@ -236,7 +240,7 @@ impl Router {
         for shard in self.table().shards() {
             let core = self.table().core(shard);
             let (prefix, after) = (prefix.to_owned(), after.clone());
-            all.extend(self.ask(core, |reply| Message::RefList { shard, prefix, after, limit, reply }).await?);
+            all.extend(self.ask(core, |reply| Message::RefList { shard, prefix, after, limit, reply }).await??);
         }
         all.sort_by(|(left, _), (right, _)| left.cmp(right));
         all.truncate(limit);
@@ -249,7 +253,7 @@ impl Router {
     /// Overloaded.
     pub async fn ref_log(&self, name: RefName, limit: usize) -> Result<Option<Vec<LogEntry>>, Refusal> {
         let core = self.table().core(self.table().shard(&name.key()));
-        self.ask(core, |reply| Message::RefLog { name, limit, reply }).await
+        self.ask(core, |reply| Message::RefLog { name, limit, reply }).await?
     }
 
     /// The figures of every core.

@@ -11,6 +11,8 @@ use std::io;
 use std::thread;
 
 pub use inbox::{Full, Receiver, Sender, inbox};
+/// The event loop as consensus asks for it: tasks, timers and channels of the core that it runs on.
+pub use openraft_rt_tokio::TokioRuntime as ConsensusRuntime;
 
 /// Which event loop a core runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,14 +7,19 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use hashbrown::HashMap;
 use qmesh_storage::io::Disk;
 use qmesh_storage::{
     AppendError, Committed, Driver, Location, Log, LogOptions, Observer, OpenError, ReadError, Record, Replayed,
+    ReplayedEntry,
 };
 use quick_cache::unsync::Cache;
 
+use super::raft::{Group, Machine, Pending, Store, Timers, Track};
 use super::replica::{Proposed, PutBatch, Replica, TERM_SOLO, Waiter};
 use crate::dag::archive::{RECORD_KIND_VERTEX, SealedVertex};
 use crate::dag::refs::RefMove;
@@ -22,12 +27,15 @@ use crate::dag::shape::Shape;
 use crate::dag::skeleton::Skeleton;
 use crate::error::{EXIT_DISK_FAILED, Reason, Refusal, fatal};
 use crate::feed::{Progress, Publisher};
-use crate::ids::{LogIndex, ShardId, Token, VertexId};
+use crate::ids::{LogIndex, NodeId, ShardId, Token, VertexId};
+use crate::router::Peers;
 use crate::router::message::{CoreStats, LogFigures, Message, PutOutcomes, RefOutcome, Reply};
 use crate::router::slots::SlotTable;
 
 /// Weight of a cached vertex beside its bytes: key, handle, cache entry.
 const CACHE_ENTRY_BYTES: u64 = 160;
+/// How long a put looks for the primary of a shard: several elections.
+const PUT_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct Weight;
@@ -62,6 +70,38 @@ pub struct HostParts {
     pub log_options: LogOptions,
     /// Bytes of the core's read cache.
     pub cache_bytes: u64,
+    /// With several voters: how this core takes part. `None`: this node is alone, and the commit is the local sync.
+    pub consensus: Option<ConsensusParts>,
+}
+
+/// How a core takes part in consensus.
+pub struct ConsensusParts {
+    /// This node.
+    pub node: NodeId,
+    /// The other nodes.
+    pub peers: Rc<dyn Peers>,
+    /// The times of an election.
+    pub timers: Timers,
+    /// The machine of the control plane's group, on the core that has it.
+    pub steward: Option<Rc<dyn Steward>>,
+}
+
+/// The control plane, as the core that has its group sees it.
+pub trait Steward: Machine {
+    /// At open: a record that is known to be committed; a record that is not of a vertex stands in its hint whole.
+    fn replay(&self, index: LogIndex, kind: u8, hint: &[u8]);
+    /// Answers what another node asks.
+    fn serve(&self, operation: u16, body: Bytes) -> LocalAnswer;
+}
+
+/// An answer that takes its time, on its own core.
+pub type LocalAnswer = std::pin::Pin<Box<dyn Future<Output = Result<Bytes, Refusal>>>>;
+
+impl HostParts {
+    pub(super) fn steward(&self, operation: u16) -> Option<&Rc<dyn Steward>> {
+        let is_its_own = operation == crate::router::peers::OP_CONTROL;
+        self.consensus.as_ref()?.steward.as_ref().filter(|_| is_its_own)
+    }
 }
 
 /// A recovered record: where it stands, its key, and its shape when it is a vertex.
@@ -69,17 +109,22 @@ pub type Recovered<'a> = (Token, VertexId, Option<&'a [u8]>);
 
 /// The shards of one core.
 pub struct Host {
-    parts: HostParts,
-    replicas: RefCell<HashMap<ShardId, Replica>>,
+    this: Weak<Self>,
+    pub(super) parts: HostParts,
+    pub(super) replicas: RefCell<HashMap<ShardId, Replica>>,
+    /// While the logs are opened: the entries of each group.
+    tracks: RefCell<HashMap<ShardId, Track>>,
+    stores: RefCell<HashMap<ShardId, Rc<Store>>>,
+    pub(super) groups: RefCell<HashMap<ShardId, Rc<Group>>>,
     logs: RefCell<HashMap<usize, Log>>,
     cache: RefCell<Cache<VertexId, SealedVertex, Weight>>,
     cache_hits: Cell<u64>,
     cache_misses: Cell<u64>,
     flushing: Cell<bool>,
-    draining: Cell<bool>,
+    pub(super) draining: Cell<bool>,
     inbox_waiting: Box<dyn Fn() -> usize>,
     /// Spawns a task on this core.
-    spawn: fn(std::pin::Pin<Box<dyn Future<Output = ()>>>),
+    pub(super) spawn: fn(std::pin::Pin<Box<dyn Future<Output = ()>>>),
 }
 
 impl Host {
@@ -98,8 +143,12 @@ impl Host {
         let cache_items = (cache_bytes / 1024).clamp(16, 1 << 22) as usize;
         let own = parts.table.shards().filter(|&shard| parts.table.core(shard) == parts.core);
         let replicas = own.map(|shard| (shard, Replica::new(shard, parts.core as u16))).collect();
-        let host = Rc::new(Self {
+        let host = Rc::new_cyclic(|this| Self {
+            this: this.clone(),
             replicas: RefCell::new(replicas),
+            tracks: RefCell::default(),
+            stores: RefCell::default(),
+            groups: RefCell::default(),
             logs: RefCell::default(),
             cache: RefCell::new(Cache::with_weighter(cache_items, cache_bytes, Weight)),
             cache_hits: Cell::new(0),
@@ -123,6 +172,7 @@ impl Host {
             host.logs.borrow_mut().insert(log, opened);
             drivers.push(driver);
         }
+        host.open_stores().await?;
         // What recovery handed to the skeleton is bounded; from here on the feed carries it.
         *observer.recovered.borrow_mut() = Box::new(|_| {});
         for driver in drivers {
@@ -136,9 +186,78 @@ impl Host {
         Ok(host)
     }
 
+    /// The stores of this core's groups, on what their logs hold.
+    async fn open_stores(&self) -> Result<(), OpenError> {
+        let Some(consensus) = &self.parts.consensus else { return Ok(()) };
+        let mut shards: Vec<ShardId> = self.replicas.borrow().keys().copied().collect();
+        shards.extend(consensus.steward.is_some().then_some(ShardId::CONTROL));
+        for shard in shards {
+            let track = self.tracks.borrow_mut().remove(&shard).unwrap_or_default();
+            let log = self.log(shard).ok_or_else(|| OpenError::Options(format!("shard {} has no log", shard.0)))?;
+            let vote =
+                log_directory(&self.parts.directory, self.log_number(shard)).join(format!("vote-{:05}", shard.0));
+            let store = Store::open(shard, log, self.parts.disk.clone(), vote, track).await;
+            self.stores.borrow_mut().insert(shard, store.map_err(OpenError::Options)?);
+        }
+        Ok(())
+    }
+
+    /// Starts this core's groups; from here on they elect, take entries and apply. `is_first` makes each a group of this node alone
+    /// when it has no entries yet.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub async fn start_groups(self: &Rc<Self>, is_first: bool) -> Result<(), String> {
+        let Some(consensus) = &self.parts.consensus else { return Ok(()) };
+        let stores: Vec<(ShardId, Rc<Store>)> =
+            self.stores.borrow().iter().map(|(shard, store)| (*shard, store.clone())).collect();
+        for (shard, store) in stores {
+            let machine: Rc<dyn Machine> = match &consensus.steward {
+                Some(steward) if shard == ShardId::CONTROL => steward.clone(),
+                _ => self.clone(),
+            };
+            let group = Group::start(consensus.node, store, machine, consensus.peers.clone(), consensus.timers).await?;
+            if is_first {
+                group.initialize().await?;
+            }
+            self.groups.borrow_mut().insert(shard, group);
+        }
+        Ok(())
+    }
+
+    /// This core's groups.
+    pub fn groups(&self) -> Vec<Rc<Group>> {
+        let mut groups: Vec<Rc<Group>> = self.groups.borrow().values().cloned().collect();
+        groups.sort_by_key(|group| group.shard());
+        groups
+    }
+
+    fn log_number(&self, shard: ShardId) -> usize {
+        if shard == ShardId::CONTROL { 0 } else { self.parts.table.log(shard) }
+    }
+
+    fn log(&self, shard: ShardId) -> Option<Log> {
+        self.logs.borrow().get(&self.log_number(shard)).cloned()
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> Result<(), Refusal> {
+        self.logs.borrow().values().try_for_each(|log| log.has_room(bytes).map_err(not_appended))
+    }
+
     /// Takes one message. Its answer goes to its reply.
     pub fn accept(self: &Rc<Self>, message: Message) {
+        let is_replicated = self.parts.consensus.is_some();
         match message {
+            Message::Mesh { operation, shard, body, reply } => self.mesh(operation, shard, body, reply),
+            Message::Put { records, reply } if is_replicated => {
+                self.put_replicated(records, Some(Instant::now() + PUT_PATIENCE), reply);
+            }
+            Message::RefGet { name, reply } if is_replicated => self.ref_get_replicated(name, reply),
+            Message::RefSet { change, reply } if is_replicated => self.ref_set_replicated(*change, true, reply),
+            Message::RefList { shard, prefix, after, limit, reply } if is_replicated => {
+                self.ref_list_replicated(shard, (prefix, after, limit), reply);
+            }
+            Message::RefLog { name, limit, reply } if is_replicated => self.ref_log_replicated(name, limit, reply),
             Message::Put { records, reply } => self.put(records, reply),
             Message::Get { ids, reply } => self.get(ids, reply),
             Message::Exists { ids, reply } => self.exists(ids, reply),
@@ -147,20 +266,20 @@ impl Host {
                 let replicas = self.replicas.borrow();
                 let state = replicas.get(&shard).and_then(|replica| replica.refs().state(&name));
                 let here = state.map(|state| state.position).filter(|position| position.at.is_some());
-                let _ = reply.send(here);
+                let _ = reply.send(Ok(here));
             }
             Message::RefSet { change, reply } => self.ref_set(*change, reply),
             Message::RefList { shard, prefix, after, limit, reply } => {
                 let replicas = self.replicas.borrow();
                 let refs = replicas.get(&shard).map(Replica::refs);
                 let list = refs.into_iter().flat_map(|refs| refs.list(&prefix, after.as_ref(), limit));
-                drop(reply.send(list.map(|(name, _, state)| (name.clone(), state.position)).collect()));
+                drop(reply.send(Ok(list.map(|(name, _, state)| (name.clone(), state.position)).collect())));
             }
             Message::RefLog { name, limit, reply } => {
                 let shard = self.parts.table.shard(&name.key());
                 let replicas = self.replicas.borrow();
                 let refs = replicas.get(&shard).map(Replica::refs).filter(|refs| refs.state(&name).is_some());
-                drop(reply.send(refs.map(|refs| refs.log(&name, limit).cloned().collect())));
+                drop(reply.send(Ok(refs.map(|refs| refs.log(&name, limit).cloned().collect()))));
             }
             Message::Stats { reply } => drop(reply.send(self.stats())),
             Message::Drain { reply } => self.drain(reply),
@@ -168,7 +287,7 @@ impl Host {
     }
 
     fn put(self: &Rc<Self>, records: Vec<SealedVertex>, reply: Reply<PutOutcomes>) {
-        let batch = PutBatch::new(records.len(), reply);
+        let batch = PutBatch::new(records.len(), reply, None);
         let behind = self.parts.publisher.behind();
         let mut replicas = self.replicas.borrow_mut();
         for (place, vertex) in records.into_iter().enumerate() {
@@ -200,22 +319,13 @@ impl Host {
         let logs = self.logs.borrow();
         let log = logs.get(&self.parts.table.log(shard));
         let log = log.ok_or_else(|| Refusal::new(Reason::Internal, "the log is not on this core"))?;
-        match log.append(shard.0, TERM_SOLO, record) {
-            Ok(_) => Ok(()),
-            Err(AppendError::Busy { retry_after_ms }) => {
-                Err(Refusal { retry_after_ms, ..Refusal::overloaded("the log's queue of bytes not yet written") })
-            }
-            Err(AppendError::DiskFull) => {
-                Err(Refusal::new(Reason::DiskFull, "the disk is full; reads go on, writes resume when there is room"))
-            }
-            Err(error @ AppendError::TooLarge { .. }) => Err(Refusal::new(Reason::LimitExceeded, error.to_string())),
-            Err(AppendError::Closed) => Err(Refusal::new(Reason::Unavailable, "the node is shutting down")),
-        }
+        log.append(shard.0, TERM_SOLO, record).map(drop).map_err(not_appended)
     }
 
     fn get(self: &Rc<Self>, ids: Vec<VertexId>, reply: Reply<Vec<Result<Option<SealedVertex>, Refusal>>>) {
         let mut answers: Vec<Result<Option<SealedVertex>, Refusal>> = Vec::with_capacity(ids.len());
         let mut cold: Vec<(usize, VertexId, Vec<Location>)> = Vec::new();
+        let is_replicated = self.parts.consensus.is_some();
         {
             let cache = self.cache.borrow();
             let mut replicas = self.replicas.borrow_mut();
@@ -233,7 +343,7 @@ impl Host {
                 }
                 answers.push(Ok(None));
                 let candidates = replica.candidates(&id);
-                if !candidates.is_empty() {
+                if !candidates.is_empty() || is_replicated {
                     cold.push((place, id, candidates));
                 }
             }
@@ -246,7 +356,7 @@ impl Host {
         (self.spawn)(Box::pin(async move {
             let reads = cold.into_iter().map(|(place, id, candidates)| {
                 let host = host.clone();
-                async move { (place, host.read(id, candidates).await) }
+                async move { (place, host.read_or_ask(id, candidates).await) }
             });
             for (place, answer) in futures_util::future::join_all(reads).await {
                 answers[place] = answer;
@@ -255,10 +365,33 @@ impl Host {
         }));
     }
 
+    /// Reads a vertex here; where it is not and there are other replicas, the primary has the truth.
+    async fn read_or_ask(
+        self: &Rc<Self>,
+        id: VertexId,
+        candidates: Vec<Location>,
+    ) -> Result<Option<SealedVertex>, Refusal> {
+        let here = self.read(id, candidates).await;
+        match here {
+            Ok(None) | Err(_) if self.parts.consensus.is_some() => {
+                let mut found = self.get_at_primary(self.parts.table.shard(&id.0), vec![id], true).await?;
+                Ok(found.pop().flatten())
+            }
+            here => here,
+        }
+    }
+
+    pub(super) fn candidates(&self, shard: ShardId, id: &VertexId) -> Vec<Location> {
+        self.replicas.borrow().get(&shard).map(|replica| replica.candidates(id)).unwrap_or_default()
+    }
+
     /// Reads a vertex from one of the places where it may be.
-    async fn read(&self, id: VertexId, candidates: Vec<Location>) -> Result<Option<SealedVertex>, Refusal> {
+    pub(super) async fn read(&self, id: VertexId, candidates: Vec<Location>) -> Result<Option<SealedVertex>, Refusal> {
         self.cache_misses.set(self.cache_misses.get() + 1);
-        let log = self.logs.borrow().get(&self.parts.table.log(self.parts.table.shard(&id.0))).cloned();
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let log = self.log(self.parts.table.shard(&id.0));
         let log = log.ok_or_else(|| Refusal::new(Reason::Internal, "the log is not on this core"))?;
         for location in candidates {
             let record = log.read(location).await.map_err(|error: ReadError| {
@@ -277,22 +410,24 @@ impl Host {
         Ok(None)
     }
 
-    fn exists(self: &Rc<Self>, ids: Vec<VertexId>, reply: Reply<Vec<bool>>) {
+    fn exists(self: &Rc<Self>, ids: Vec<VertexId>, reply: Reply<Vec<Result<bool, Refusal>>>) {
         let host = self.clone();
         (self.spawn)(Box::pin(async move {
             let mut found = Vec::with_capacity(ids.len());
             for id in ids {
-                found.push(host.exists_one(id).await);
+                let shard = host.parts.table.shard(&id.0);
+                let here = host.exists_here(shard, id).await;
+                let is_known = here || host.parts.consensus.is_none();
+                found.push(if is_known { Ok(here) } else { host.exists_at_primary(shard, id, true).await });
             }
             drop(reply.send(found));
         }));
     }
 
-    async fn exists_one(&self, id: VertexId) -> bool {
+    pub(super) async fn exists_here(&self, shard: ShardId, id: VertexId) -> bool {
         if self.parts.skeleton.view().contains(&id) {
             return true;
         }
-        let shard = self.parts.table.shard(&id.0);
         let (sender, durable) = tokio::sync::oneshot::channel();
         let candidates = {
             let mut replicas = self.replicas.borrow_mut();
@@ -335,6 +470,13 @@ impl Host {
 
     fn committed(self: &Rc<Self>, entry: &Committed<'_>) {
         let shard = ShardId(entry.shard);
+        if self.parts.consensus.is_some() {
+            let store = self.stores.borrow().get(&shard).cloned();
+            if let Some(store) = store {
+                store.landed(entry);
+            }
+            return;
+        }
         let next_moves = {
             let mut replicas = self.replicas.borrow_mut();
             let Some(replica) = replicas.get_mut(&shard) else { return };
@@ -345,8 +487,12 @@ impl Host {
         for (change, reply) in next_moves {
             self.ref_set(change, reply);
         }
+        self.flush_feed();
+    }
+
+    pub(super) fn flush_feed(&self) {
         if self.parts.publisher.behind() && !self.flushing.replace(true) {
-            let host = self.clone();
+            let Some(host) = self.this.upgrade() else { return };
             (self.spawn)(Box::pin(async move {
                 host.parts.publisher.flush().await;
                 host.flushing.set(false);
@@ -354,8 +500,46 @@ impl Host {
         }
     }
 
+    fn entry(&self, entry: &ReplayedEntry, recovered: &mut dyn FnMut(Recovered<'_>)) {
+        if self.parts.consensus.is_none() {
+            return;
+        }
+        let ReplayedEntry { shard, term, index, committed, place } = *entry;
+        let known = {
+            let mut tracks = self.tracks.borrow_mut();
+            tracks.entry(ShardId(shard)).or_default().replay_entry(term, index, committed, place)
+        };
+        for (index, records) in known {
+            for Pending { location, kind, key, hint } in &records {
+                self.recovered(
+                    &Replayed { shard, term, index, location: *location, kind: *kind, key, hint },
+                    recovered,
+                );
+            }
+        }
+    }
+
     fn replay(&self, item: &Replayed<'_>, recovered: &mut dyn FnMut(Recovered<'_>)) {
+        if self.parts.consensus.is_none() {
+            self.recovered(item, recovered);
+            return;
+        }
+        let Replayed { shard, index, location, kind, key, hint, .. } = *item;
+        let mut tracks = self.tracks.borrow_mut();
+        let track = tracks.entry(ShardId(shard)).or_default();
+        track.replay_record(index, Pending { location, kind, key: *key, hint: hint.into() });
+    }
+
+    /// A record that was found at open and is committed.
+    fn recovered(&self, item: &Replayed<'_>, recovered: &mut dyn FnMut(Recovered<'_>)) {
         let shard = ShardId(item.shard);
+        if shard == ShardId::CONTROL {
+            let steward = self.parts.consensus.as_ref().and_then(|consensus| consensus.steward.as_ref());
+            if let Some(steward) = steward {
+                steward.replay(LogIndex(item.index), item.kind, item.hint);
+            }
+            return;
+        }
         let token = Token { shard, index: LogIndex(item.index) };
         let mut replicas = self.replicas.borrow_mut();
         let replayed = replicas
@@ -376,7 +560,11 @@ impl Host {
     fn drain(self: &Rc<Self>, reply: Reply<()>) {
         self.draining.set(true);
         let logs: Vec<Log> = self.logs.borrow().values().cloned().collect();
+        let groups = self.groups();
         (self.spawn)(Box::pin(async move {
+            for group in groups {
+                group.end().await;
+            }
             for log in logs {
                 if let Err(error) = log.close().await {
                     fatal(EXIT_DISK_FAILED, &error);
@@ -426,6 +614,19 @@ impl Host {
     }
 }
 
+fn not_appended(error: AppendError) -> Refusal {
+    match error {
+        AppendError::Busy { retry_after_ms } => {
+            Refusal { retry_after_ms, ..Refusal::overloaded("the log's queue of bytes not yet written") }
+        }
+        AppendError::DiskFull => {
+            Refusal::new(Reason::DiskFull, "the disk is full; reads go on, writes resume when there is room")
+        }
+        AppendError::TooLarge { .. } => Refusal::new(Reason::LimitExceeded, error.to_string()),
+        AppendError::Closed => Refusal::new(Reason::Unavailable, "the node is shutting down"),
+    }
+}
+
 /// The directory of one log inside the data directory.
 pub fn log_directory(data: &Path, log: usize) -> PathBuf {
     data.join(format!("log-{log:02}"))
@@ -445,6 +646,12 @@ impl Observer for LogObserver {
             Shape::of(&SealedVertex::trusted(record.clone())).encode()
         } else {
             record.bytes().to_vec()
+        }
+    }
+
+    fn entry(&self, entry: ReplayedEntry) {
+        if let Some(host) = self.host.upgrade() {
+            host.entry(&entry, &mut *self.recovered.borrow_mut());
         }
     }
 

@@ -5,6 +5,10 @@
 //! Does not: know doors, or other cores' shards.
 
 mod host;
+pub mod raft;
 mod replica;
+mod replicated;
+mod wire;
 
-pub use host::{Host, HostParts, Recovered, log_directory};
+pub use host::{ConsensusParts, Host, HostParts, LocalAnswer, Recovered, Steward, log_directory};
+pub use replicated::{GroupChange, bare_request};

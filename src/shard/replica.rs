@@ -8,14 +8,18 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use qmesh_storage::{Index, Location, Record};
+use qmesh_storage::{Index, Location, Payload, Record};
+
+use super::raft::wire::RECORD_KIND_MEMBERSHIP;
+use super::raft::{PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, RecordOutcome};
 
 use crate::dag::archive::{RECORD_KIND_VERTEX, SealedVertex};
 use crate::dag::ref_record::{RECORD_KIND_REF, RefRecord};
-use crate::dag::refs::{RefMove, RefName, RefTable};
+use crate::dag::refs::{RefError, RefMove, RefName, RefTable};
 use crate::error::{Reason, Refusal};
 use crate::feed::Item;
 use crate::ids::{LogIndex, ShardId, Token, VertexId};
@@ -30,16 +34,19 @@ pub(super) struct PutBatch {
     outcomes: RefCell<PutOutcomes>,
     open: std::cell::Cell<usize>,
     reply: RefCell<Option<Reply<PutOutcomes>>>,
+    /// Until when a replica may look for the primary of a record's shard; `None`: it must be this one.
+    pub(super) patience: Option<Instant>,
 }
 
 impl PutBatch {
     /// A batch of `records` records, all still open.
-    pub(super) fn new(records: usize, reply: Reply<PutOutcomes>) -> Rc<Self> {
+    pub(super) fn new(records: usize, reply: Reply<PutOutcomes>, patience: Option<Instant>) -> Rc<Self> {
         let unanswered = Err(Refusal { reason: Reason::Internal, detail: String::new(), retry_after_ms: 0 });
         Rc::new(Self {
             outcomes: RefCell::new(vec![unanswered; records]),
             open: std::cell::Cell::new(records),
             reply: RefCell::new(Some(reply)),
+            patience,
         })
     }
 
@@ -70,10 +77,22 @@ pub(super) type WaitingMove = (RefMove, Reply<RefOutcome>);
 /// A decided move, its record, and who waits for it.
 pub(super) type DecidedMove = (RefRecord, Record, Reply<RefOutcome>);
 
-/// What was appended and is not yet durable, in the order of the log.
-enum Proposal {
+/// What was proposed and is not yet committed, in the order of the log.
+pub(super) enum Proposal {
     Vertex { vertex: SealedVertex, batch: Rc<PutBatch>, place: usize },
     Ref { record: Arc<RefRecord>, bytes: usize, reply: Reply<RefOutcome> },
+}
+
+/// With several voters: what gathers for the next proposals of this shard.
+#[derive(Default)]
+struct Gathering {
+    waiting: VecDeque<(Record, Proposal)>,
+    /// Records proposed and not yet settled.
+    open: usize,
+    /// Proposals in flight.
+    in_flight: usize,
+    /// Someone will come for the next one.
+    is_due: bool,
 }
 
 /// One replica of one shard.
@@ -83,6 +102,7 @@ pub(super) struct Replica {
     index: Index,
     refs: RefTable,
     proposals: VecDeque<Proposal>,
+    gathering: Gathering,
     pending_bytes: usize,
     /// Vertices on their way, with those who wait for them.
     on_the_way: HashMap<VertexId, Vec<Waiter>>,
@@ -111,6 +131,7 @@ impl Replica {
             index: Index::default(),
             refs: RefTable::default(),
             proposals: VecDeque::new(),
+            gathering: Gathering::default(),
             pending_bytes: 0,
             on_the_way: HashMap::new(),
             moving: HashMap::new(),
@@ -125,7 +146,7 @@ impl Replica {
     /// # Errors
     /// Overloaded.
     pub(super) fn admits(&self, bytes: usize) -> Result<(), Refusal> {
-        if SHARD_PENDING_RECORDS_MAX <= self.proposals.len() || SHARD_PENDING_BYTES_MAX < self.pending_bytes + bytes {
+        if SHARD_PENDING_RECORDS_MAX <= self.pending_records() || SHARD_PENDING_BYTES_MAX < self.pending_bytes + bytes {
             return Err(Refusal::overloaded("the shard's queue of writes that are not yet durable"));
         }
         Ok(())
@@ -225,14 +246,7 @@ impl Replica {
                     self.puts += 1;
                     self.pending_bytes -= vertex.record().bytes().len();
                     batch.close(place, Ok(receipt));
-                    for waiter in self.on_the_way.remove(&vertex.id()).into_iter().flatten() {
-                        match waiter {
-                            Waiter::Put(batch, place) => {
-                                batch.close(place, Ok(PutReceipt { existed: true, ..receipt }))
-                            }
-                            Waiter::Exists(answer) => answer(),
-                        }
-                    }
+                    self.tell_waiters(&vertex.id(), &Ok(receipt));
                 }
                 Proposal::Ref { record, bytes, reply } => {
                     self.pending_bytes -= bytes;
@@ -244,6 +258,193 @@ impl Replica {
             }
         }
         next_moves
+    }
+
+    fn pending_records(&self) -> usize {
+        self.proposals.len() + self.gathering.waiting.len() + self.gathering.open
+    }
+
+    /// Takes a vertex into the next proposal.
+    pub(super) fn gather_vertex(&mut self, vertex: SealedVertex, batch: Rc<PutBatch>, place: usize) {
+        let record = vertex.record().clone();
+        self.pending_bytes += record.bytes().len();
+        self.on_the_way.entry(vertex.id()).or_default();
+        self.gathering.waiting.push_back((record, Proposal::Vertex { vertex, batch, place }));
+    }
+
+    /// Takes a decided move into the next proposal.
+    pub(super) fn gather_ref(&mut self, record: RefRecord, sealed: Record, reply: Reply<RefOutcome>) {
+        let bytes = sealed.bytes().len();
+        self.pending_bytes += bytes;
+        self.moving.insert(record.name.clone(), VecDeque::new());
+        self.gathering.waiting.push_back((sealed, Proposal::Ref { record: Arc::new(record), bytes, reply }));
+    }
+
+    /// Whether someone must be sent for what gathered; true once until [`Replica::next_proposal`] was asked.
+    pub(super) fn falls_due(&mut self) -> bool {
+        !std::mem::replace(&mut self.gathering.is_due, true)
+    }
+
+    /// The records of the next proposal, when there are any and not too many proposals are in flight.
+    pub(super) fn next_proposal(&mut self) -> Option<(Payload, Vec<Proposal>)> {
+        let Gathering { waiting, open, in_flight, is_due } = &mut self.gathering;
+        *is_due = false;
+        if *in_flight == PROPOSALS_IN_FLIGHT_MAX || waiting.is_empty() {
+            return None;
+        }
+        let (mut records, mut proposals, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some((record, proposal)) =
+            waiting.pop_front_if(|(record, _)| bytes == 0 || bytes + record.bytes().len() <= PROPOSAL_BYTES_MAX)
+        {
+            bytes += record.bytes().len();
+            records.push(record);
+            proposals.push(proposal);
+        }
+        *open += proposals.len();
+        *in_flight += 1;
+        Some((Payload::of(&records), proposals))
+    }
+
+    /// Applies the committed entry at `index`, on whichever replica.
+    pub(super) fn apply(
+        &mut self,
+        index: LogIndex,
+        records: impl Iterator<Item = Record>,
+        locations: &[Location],
+        publish: &mut dyn FnMut(Item),
+        announce: impl FnOnce(Token),
+    ) -> Vec<RecordOutcome> {
+        assert!(self.committed < index, "commit index went back: {:?} -> {index:?}", self.committed);
+        self.committed = index;
+        let token = Token { shard: self.shard, index };
+        announce(token);
+        let mut outcomes = Vec::with_capacity(locations.len());
+        for (record, &location) in records.zip(locations) {
+            if record.kind() == RECORD_KIND_VERTEX {
+                let vertex = SealedVertex::trusted(record);
+                // A tag may be another vertex's: then this one is told as if it had been there, and nothing else follows from it.
+                let existed = self.index.candidates(&vertex.id().0).next().is_some();
+                self.index.insert(&vertex.id().0, location);
+                self.puts += 1;
+                publish(Item::Vertex(token, vertex));
+                outcomes.push(RecordOutcome::Vertex { existed });
+                continue;
+            }
+            match RefRecord::from_record(&record) {
+                Ok(record) => {
+                    let name = record.name.clone();
+                    let moved = self.refs.follows(&record);
+                    if moved {
+                        publish(Item::Ref(Arc::new(record.clone())));
+                        self.refs.apply(index, record);
+                    }
+                    outcomes.push(RecordOutcome::Ref { position: self.refs.position(&name), moved });
+                }
+                Err(error) => {
+                    tracing::error!(shard = self.shard.0, index = index.0, %error, "a committed record is not readable");
+                    outcomes.push(RecordOutcome::Vertex { existed: false });
+                }
+            }
+        }
+        publish(Item::Entry(token));
+        outcomes
+    }
+
+    /// Answers those whose proposal was committed at `index`. Returns the moves of refs that waited for one of them.
+    pub(super) fn settle(
+        &mut self,
+        index: LogIndex,
+        proposals: Vec<Proposal>,
+        outcomes: &[RecordOutcome],
+    ) -> Vec<WaitingMove> {
+        self.gathering.in_flight -= 1;
+        self.gathering.open -= proposals.len();
+        let mut next_moves = Vec::new();
+        for (proposal, outcome) in proposals.into_iter().zip(outcomes) {
+            match (proposal, outcome) {
+                (Proposal::Vertex { vertex, batch, place }, RecordOutcome::Vertex { existed }) => {
+                    self.pending_bytes -= vertex.record().bytes().len();
+                    let receipt = PutReceipt { shard: self.shard, index, existed: *existed };
+                    batch.close(place, Ok(receipt));
+                    self.tell_waiters(&vertex.id(), &Ok(receipt));
+                }
+                (Proposal::Ref { record, bytes, reply }, RecordOutcome::Ref { position, moved }) => {
+                    self.pending_bytes -= bytes;
+                    let outcome = if *moved {
+                        Ok(RefReceipt { position: *position, shard: self.shard, index })
+                    } else {
+                        let name = record.name.clone();
+                        Err(RefError::Conflict { name, found: position.at }.into())
+                    };
+                    drop(reply.send(outcome));
+                    next_moves.extend(self.moving.remove(&record.name).into_iter().flatten());
+                }
+                (Proposal::Vertex { .. }, _) | (Proposal::Ref { .. }, _) => {
+                    panic!("the outcome of a record is of its kind")
+                }
+            }
+        }
+        next_moves
+    }
+
+    /// Takes back proposals that this replica could not bring to an end. Vertices may be proposed elsewhere, a put repeats safely;
+    /// moves of refs are answered here, because nobody knows whether they happened.
+    pub(super) fn dissolve(&mut self, proposals: Vec<Proposal>) -> Vec<(SealedVertex, Rc<PutBatch>, usize)> {
+        self.gathering.in_flight -= 1;
+        self.gathering.open -= proposals.len();
+        self.take_back(proposals)
+    }
+
+    /// The same for what has only gathered.
+    pub(super) fn dissolve_waiting(&mut self) -> Vec<(SealedVertex, Rc<PutBatch>, usize)> {
+        let waiting = std::mem::take(&mut self.gathering.waiting);
+        self.take_back(waiting.into_iter().map(|(_, proposal)| proposal).collect())
+    }
+
+    fn take_back(&mut self, proposals: Vec<Proposal>) -> Vec<(SealedVertex, Rc<PutBatch>, usize)> {
+        let mut vertices = Vec::new();
+        for proposal in proposals {
+            match proposal {
+                Proposal::Vertex { vertex, batch, place } => {
+                    self.pending_bytes -= vertex.record().bytes().len();
+                    for waiter in self.on_the_way.remove(&vertex.id()).into_iter().flatten() {
+                        // Who only asks whether it exists is answered "not here" when the waiter is dropped.
+                        if let Waiter::Put(batch, place) = waiter {
+                            vertices.push((vertex.clone(), batch, place));
+                        }
+                    }
+                    vertices.push((vertex, batch, place));
+                }
+                Proposal::Ref { record, bytes, reply } => {
+                    self.pending_bytes -= bytes;
+                    let unknown = || {
+                        let detail = format!(
+                            "the primary of {} changed while it was moved: it may or may not have been; read it before you try again",
+                            record.name
+                        );
+                        Refusal::new(Reason::OutcomeUnknown, detail)
+                    };
+                    drop(reply.send(Err(unknown())));
+                    for (_, reply) in self.moving.remove(&record.name).into_iter().flatten() {
+                        let detail = "the shard's primary changed; nothing was moved, try again";
+                        drop(reply.send(Err(Refusal::new(Reason::Unavailable, detail))));
+                    }
+                }
+            }
+        }
+        vertices
+    }
+
+    fn tell_waiters(&mut self, id: &VertexId, outcome: &Result<PutReceipt, Refusal>) {
+        for waiter in self.on_the_way.remove(id).into_iter().flatten() {
+            match waiter {
+                Waiter::Put(batch, place) => {
+                    let outcome = outcome.clone().map(|receipt| PutReceipt { existed: true, ..receipt });
+                    batch.close(place, outcome);
+                }
+                Waiter::Exists(answer) => answer(),
+            }
+        }
     }
 
     /// Takes one recovered record. Returns false when the bytes of a ref move are not readable.
@@ -262,8 +463,11 @@ impl Replica {
                 // The hint of a ref move is the whole record: it is small, and the table needs all of it.
                 let parsed = Record::parse(&Bytes::copy_from_slice(hint));
                 let Some(Ok(record)) = parsed.ok().map(|record| RefRecord::from_record(&record)) else { return false };
-                self.refs.apply(index, record);
+                if self.refs.follows(&record) {
+                    self.refs.apply(index, record);
+                }
             }
+            RECORD_KIND_MEMBERSHIP => {}
             _ => return false,
         }
         true
@@ -299,7 +503,7 @@ impl Replica {
             index_bytes: self.index.bytes() as u64,
             committed: self.committed.0,
             refs: self.refs.len() as u64,
-            pending: self.proposals.len() as u64,
+            pending: self.pending_records() as u64,
             puts: self.puts,
             gets: self.gets,
         }

@@ -122,7 +122,11 @@ impl Entry {
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let EntryHead { shard, term, index, record_count, .. } = self.head;
-        write!(f, "Entry(shard {shard}, term {term}, index {index}, {record_count} records, {} bytes)", self.payload.len())
+        write!(
+            f,
+            "Entry(shard {shard}, term {term}, index {index}, {record_count} records, {} bytes)",
+            self.payload.len()
+        )
     }
 }
 

@@ -105,6 +105,7 @@ pub(super) fn title(reason: Reason) -> &'static str {
         Reason::Timeout => "The deadline passed",
         Reason::Unavailable => "The node is not available",
         Reason::Corrupt => "Stored bytes are damaged",
+        Reason::OutcomeUnknown => "The request may or may not have been carried out",
         Reason::CursorExpired => "The cursor is of another time of this node",
         Reason::Internal => "A defect of the node",
     }

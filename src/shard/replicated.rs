@@ -1,0 +1,713 @@
+//! A core's shards when they have several voters: proposals of the primary, and the way to it from any other replica.
+//!
+//! Promises: any replica takes any request and finds the shard's primary for it; a put is carried on until it is committed or its
+//! patience ends, since it repeats safely; a move of a ref is sent on only while it certainly was not carried out; "not here" and
+//! the place of a ref are answered by a primary that asked a majority whether it still is one.
+//! Does not: decide who is primary ([`super::raft`] does), or read the bytes of a stranger: other replicas are authenticated.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use qmesh_net::wire::Lane;
+use qmesh_storage::{Entry, Location, Record};
+
+use super::host::Host;
+use super::raft::{Applied, Group, Machine, ProposeError};
+use super::replica::{Proposal, Proposed, PutBatch, Replica};
+use super::wire::{self, RefAsk, RefTold};
+use crate::dag::archive::SealedVertex;
+use crate::dag::refs::{LogEntry, Position, RefMove, RefName};
+use crate::error::{Reason, Refusal};
+use crate::ids::{LogIndex, NodeId, ShardId, VertexId};
+use crate::limits::{GET_BATCH_MAX, PAGE_MAX, PUT_BATCH_MAX, REFLOG_ENTRIES_MAX};
+use crate::router::PeerError;
+use crate::router::message::{PutOutcomes, PutReceipt, RefOutcome, RefReceipt, Reply};
+use crate::router::peers::{OP_GROUP_CHANGE, OP_GROUP_VIEW, OP_SHARD_GET, OP_SHARD_PUT, OP_SHARD_REF};
+use crate::router::wire as rows;
+
+/// How long a replica looks for the primary of a shard before it answers Unavailable: several elections.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Time for one try at another node.
+const TRY_LIMIT: Duration = Duration::from_secs(4);
+
+type Homeless = Vec<(SealedVertex, Rc<PutBatch>, usize)>;
+
+/// What to do with a request for a shard, now.
+enum Way {
+    /// This replica answers.
+    Here,
+    /// That node does.
+    There(NodeId),
+    /// Nobody does yet.
+    Nobody,
+}
+
+impl Machine for Host {
+    fn apply(&self, shard: ShardId, entry: &Entry, locations: &[Location]) -> Applied {
+        let mut replicas = self.replicas.borrow_mut();
+        let Some(replica) = replicas.get_mut(&shard) else { return Applied::Nothing };
+        let mut publish = |item| self.parts.publisher.publish(item);
+        let index = LogIndex(entry.head().index);
+        let outcomes = replica.apply(index, entry.records(), locations, &mut publish, |token| {
+            self.parts.progress.commit(token);
+        });
+        drop(replicas);
+        self.flush_feed();
+        Applied::Records(outcomes)
+    }
+}
+
+impl Host {
+    pub(super) fn group(&self, shard: ShardId) -> Option<Rc<Group>> {
+        self.groups.borrow().get(&shard).cloned()
+    }
+
+    fn way(&self, shard: ShardId) -> Way {
+        let Some(group) = self.group(shard) else { return Way::Nobody };
+        if group.is_ready_primary() {
+            return Way::Here;
+        }
+        match group.primary() {
+            Some(node) if node != self.own_node() => Way::There(node),
+            _ => Way::Nobody,
+        }
+    }
+
+    fn own_node(&self) -> NodeId {
+        self.parts.consensus.as_ref().map_or(NodeId(0), |consensus| consensus.node)
+    }
+
+    async fn ask(&self, node: NodeId, lane: Lane, operation: u16, body: Bytes) -> Result<Bytes, PeerError> {
+        match &self.parts.consensus {
+            Some(consensus) => consensus.peers.call(node, lane, operation, body, TRY_LIMIT).await,
+            None => Err(PeerError::Unreached("this node has no peers".to_owned())),
+        }
+    }
+
+    // Puts.
+
+    pub(super) fn put_replicated(
+        self: &Rc<Self>,
+        records: Vec<SealedVertex>,
+        patience: Option<Instant>,
+        reply: Reply<PutOutcomes>,
+    ) {
+        let batch = PutBatch::new(records.len(), reply, patience);
+        let mut away: BTreeMap<ShardId, Homeless> = BTreeMap::new();
+        for (place, vertex) in records.into_iter().enumerate() {
+            let shard = self.parts.table.shard(&vertex.id().0);
+            if let Some(vertex) = self.gather(shard, vertex, &batch, place) {
+                away.entry(shard).or_default().push((vertex, batch.clone(), place));
+            }
+        }
+        for (shard, homeless) in away {
+            self.rehome(shard, homeless);
+        }
+    }
+
+    /// Takes a vertex into this replica's next proposal; gives it back when this replica is not the primary.
+    fn gather(
+        self: &Rc<Self>,
+        shard: ShardId,
+        vertex: SealedVertex,
+        batch: &Rc<PutBatch>,
+        place: usize,
+    ) -> Option<SealedVertex> {
+        let is_here = matches!(self.way(shard), Way::Here);
+        let known = self.parts.skeleton.view().contains(&vertex.id());
+        let mut replicas = self.replicas.borrow_mut();
+        let Some(replica) = replicas.get_mut(&shard) else {
+            batch.close(place, Err(Refusal::new(Reason::Internal, "the shard is not on this core")));
+            return None;
+        };
+        if matches!(replica.propose(&vertex, batch, place, known), Proposed::Known) {
+            return None;
+        }
+        if !is_here {
+            return Some(vertex);
+        }
+        match self.admits(replica, vertex.record().bytes().len()) {
+            Ok(()) => replica.gather_vertex(vertex, batch.clone(), place),
+            Err(refusal) => {
+                batch.close(place, Err(refusal));
+                return None;
+            }
+        }
+        let falls_due = replica.falls_due();
+        drop(replicas);
+        if falls_due {
+            self.propose_soon(shard);
+        }
+        None
+    }
+
+    fn admits(&self, replica: &Replica, bytes: usize) -> Result<(), Refusal> {
+        if self.draining.get() {
+            return Err(Refusal::new(Reason::Unavailable, "the node is shutting down"));
+        }
+        if self.parts.publisher.behind() {
+            return Err(Refusal::overloaded("the feed to the skeleton"));
+        }
+        replica.admits(bytes)?;
+        self.has_room(bytes)
+    }
+
+    /// Proposes what has gathered once everything that arrived with it has gathered too.
+    fn propose_soon(self: &Rc<Self>, shard: ShardId) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move { host.propose_gathered(shard) }));
+    }
+
+    fn propose_gathered(self: &Rc<Self>, shard: ShardId) {
+        let Some(group) = self.group(shard) else { return };
+        loop {
+            let next = self.replicas.borrow_mut().get_mut(&shard).and_then(Replica::next_proposal);
+            let Some((payload, proposals)) = next else { return };
+            let (host, group) = (self.clone(), group.clone());
+            (self.spawn)(Box::pin(async move {
+                let outcome = group.propose(payload).await;
+                host.concluded(shard, proposals, outcome);
+                host.propose_gathered(shard);
+            }));
+        }
+    }
+
+    fn concluded(
+        self: &Rc<Self>,
+        shard: ShardId,
+        proposals: Vec<Proposal>,
+        outcome: Result<(LogIndex, Applied), ProposeError>,
+    ) {
+        let mut replicas = self.replicas.borrow_mut();
+        let Some(replica) = replicas.get_mut(&shard) else { return };
+        match outcome {
+            Ok((index, Applied::Records(outcomes))) => {
+                let next_moves = replica.settle(index, proposals, &outcomes);
+                drop(replicas);
+                for (change, reply) in next_moves {
+                    self.ref_set_replicated(change, true, reply);
+                }
+            }
+            Ok((index, applied)) => panic!("entry {index:?} of a shard was applied to {applied:?}"),
+            Err(_) => {
+                let mut homeless = replica.dissolve(proposals);
+                homeless.extend(replica.dissolve_waiting());
+                drop(replicas);
+                self.rehome(shard, homeless);
+            }
+        }
+    }
+
+    /// Finds the primary for vertices that this replica could not propose.
+    fn rehome(self: &Rc<Self>, shard: ShardId, homeless: Homeless) {
+        let mut patient = Vec::new();
+        for (vertex, batch, place) in homeless {
+            match batch.patience {
+                Some(until) if Instant::now() < until => patient.push((vertex, batch, place)),
+                _ => batch.close(place, Err(no_primary(shard))),
+            }
+        }
+        if patient.is_empty() {
+            return;
+        }
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move { host.put_at_primary(shard, patient).await }));
+    }
+
+    async fn put_at_primary(self: Rc<Self>, shard: ShardId, mut homeless: Homeless) {
+        loop {
+            match self.way(shard) {
+                Way::Here => {
+                    let mut left = Vec::new();
+                    for (vertex, batch, place) in homeless {
+                        if let Some(vertex) = self.gather(shard, vertex, &batch, place) {
+                            left.push((vertex, batch, place));
+                        }
+                    }
+                    homeless = left;
+                }
+                Way::There(node) => homeless = self.put_there(shard, node, homeless).await,
+                Way::Nobody => {}
+            }
+            let now = Instant::now();
+            let (patient, over): (Homeless, Homeless) =
+                homeless.into_iter().partition(|(_, batch, _)| batch.patience.is_some_and(|until| now < until));
+            over.into_iter().for_each(|(_, batch, place)| batch.close(place, Err(no_primary(shard))));
+            if patient.is_empty() {
+                return;
+            }
+            homeless = patient;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Puts at another node, in requests of at most a frame; returns what it did not take.
+    async fn put_there(&self, shard: ShardId, node: NodeId, homeless: Homeless) -> Homeless {
+        let mut left = Vec::new();
+        let mut homeless = homeless.into_iter().peekable();
+        while homeless.peek().is_some() {
+            let (mut body, mut sent) = (wire::head(shard, 0, 0), Vec::new());
+            while let Some(next) = homeless.next_if(|(vertex, ..)| {
+                let bytes = vertex.record().bytes().len();
+                sent.is_empty()
+                    || (body.len() + bytes <= qmesh_net::wire::FRAME_BYTES_MAX && sent.len() < PUT_BATCH_MAX)
+            }) {
+                body.extend_from_slice(next.0.record().bytes());
+                sent.push(next);
+            }
+            let answer = self.ask(node, Lane::Put, OP_SHARD_PUT, body.into()).await;
+            let outcomes = answer.ok().and_then(|answer| rows::put_rows(&answer, sent.len()).ok());
+            match outcomes {
+                None => left.extend(sent),
+                Some(outcomes) => {
+                    for ((vertex, batch, place), outcome) in sent.into_iter().zip(outcomes) {
+                        match outcome {
+                            Err(refusal) if refusal.reason == Reason::Unavailable => left.push((vertex, batch, place)),
+                            outcome => batch.close(place, outcome),
+                        }
+                    }
+                }
+            }
+        }
+        left
+    }
+
+    // Reads of vertices.
+
+    /// The truth about ids that this replica does not have: vertices of those that are somewhere, in the order of `ids`.
+    pub(super) async fn get_at_primary(
+        self: &Rc<Self>,
+        shard: ShardId,
+        ids: Vec<VertexId>,
+        forwards: bool,
+    ) -> Result<Vec<Option<SealedVertex>>, Refusal> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.way(shard) {
+                Way::Here => {
+                    let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                    if group.confirm().await.is_ok() {
+                        let mut found = Vec::with_capacity(ids.len());
+                        for &id in &ids {
+                            let candidates = self.candidates(shard, &id);
+                            found.push(self.read(id, candidates).await?);
+                        }
+                        return Ok(found);
+                    }
+                }
+                Way::There(node) if forwards => {
+                    let mut body = wire::head(shard, 0, ids.len() * 32);
+                    ids.iter().for_each(|id| body.extend_from_slice(&id.0));
+                    if let Ok(answer) = self.ask(node, Lane::PointRead, OP_SHARD_GET, body.into()).await {
+                        let records = Record::parse_all(&answer, ids.len())
+                            .map_err(|error| Refusal::new(Reason::Internal, format!("a peer's answer: {error}")))?;
+                        let mut found: BTreeMap<VertexId, SealedVertex> = BTreeMap::new();
+                        for record in records {
+                            let vertex = SealedVertex::trusted(record);
+                            found.insert(vertex.id(), vertex);
+                        }
+                        return Ok(ids.iter().map(|id| found.get(id).cloned()).collect());
+                    }
+                }
+                Way::There(_) => return Err(no_primary(shard)),
+                Way::Nobody => {}
+            }
+            if until <= Instant::now() {
+                return Err(no_primary(shard));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Whether ids that this replica does not have are anywhere.
+    pub(super) async fn exists_at_primary(
+        self: &Rc<Self>,
+        shard: ShardId,
+        id: VertexId,
+        forwards: bool,
+    ) -> Result<bool, Refusal> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.way(shard) {
+                Way::Here => {
+                    let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                    if group.confirm().await.is_ok() {
+                        return Ok(self.exists_here(shard, id).await);
+                    }
+                }
+                Way::There(node) if forwards => {
+                    let mut body = wire::head(shard, wire::FLAG_PRESENCE, 32);
+                    body.extend_from_slice(&id.0);
+                    if let Ok(answer) = self.ask(node, Lane::PointRead, OP_SHARD_GET, body.into()).await {
+                        return Ok(answer.first() == Some(&1));
+                    }
+                }
+                Way::There(_) => return Err(no_primary(shard)),
+                Way::Nobody => {}
+            }
+            if until <= Instant::now() {
+                return Err(no_primary(shard));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    // Refs.
+
+    /// Asks about refs where the truth is; `here` answers at a primary that was confirmed.
+    async fn about_refs(
+        self: &Rc<Self>,
+        shard: ShardId,
+        ask: RefAsk,
+        forwards: bool,
+        here: impl Fn(&Replica) -> RefTold,
+    ) -> Result<RefTold, Refusal> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.way(shard) {
+                Way::Here => {
+                    let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                    if group.confirm().await.is_ok()
+                        && let Some(replica) = self.replicas.borrow().get(&shard)
+                    {
+                        return Ok(here(replica));
+                    }
+                }
+                Way::There(node) if forwards => {
+                    let body = wire::ref_request(shard, &ask)?;
+                    match self.ask(node, Lane::PointRead, OP_SHARD_REF, body).await {
+                        Ok(answer) => return wire::ref_told(&answer),
+                        Err(PeerError::Refused(refusal)) if refusal.reason != Reason::Unavailable => {
+                            return Err(refusal);
+                        }
+                        Err(_) => {}
+                    }
+                }
+                Way::There(_) => return Err(no_primary(shard)),
+                Way::Nobody => {}
+            }
+            if until <= Instant::now() {
+                return Err(no_primary(shard));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    pub(super) fn ref_get_replicated(self: &Rc<Self>, name: RefName, reply: Reply<Result<Option<Position>, Refusal>>) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let shard = host.parts.table.shard(&name.key());
+            let ask = RefAsk::Get { name: name.to_string() };
+            let told = host.about_refs(shard, ask, true, |replica| ref_at(replica, &name)).await;
+            drop(reply.send(told.and_then(|told| match told {
+                RefTold::At(place) => Ok(place.map(wire::Place::position)),
+                _ => Err(strange()),
+            })));
+        }));
+    }
+
+    pub(super) fn ref_list_replicated(
+        self: &Rc<Self>,
+        shard: ShardId,
+        (prefix, after, limit): (String, Option<RefName>, usize),
+        reply: Reply<Result<Vec<(RefName, Position)>, Refusal>>,
+    ) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let (limit, text) = (limit.min(PAGE_MAX), after.as_ref().map(RefName::to_string));
+            let ask = RefAsk::List { prefix: prefix.clone(), after: text, limit: limit as u32 };
+            let here = |replica: &Replica| ref_list(replica, &prefix, after.as_ref(), limit);
+            let told = host.about_refs(shard, ask, true, here).await;
+            drop(reply.send(told.and_then(|told| match told {
+                RefTold::List(rows) => {
+                    rows.into_iter().map(|(name, place)| Ok((wire::name(&name)?, place.position()))).collect()
+                }
+                _ => Err(strange()),
+            })));
+        }));
+    }
+
+    pub(super) fn ref_log_replicated(
+        self: &Rc<Self>,
+        name: RefName,
+        limit: usize,
+        reply: Reply<Result<Option<Vec<LogEntry>>, Refusal>>,
+    ) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let shard = host.parts.table.shard(&name.key());
+            let limit = limit.min(REFLOG_ENTRIES_MAX);
+            let ask = RefAsk::Log { name: name.to_string(), limit: limit as u32 };
+            let told = host.about_refs(shard, ask, true, |replica| ref_log(replica, &name, limit)).await;
+            drop(reply.send(told.and_then(|told| match told {
+                RefTold::Log(rows) => Ok(rows.map(|rows| rows.into_iter().map(wire::Moved::entry).collect())),
+                _ => Err(strange()),
+            })));
+        }));
+    }
+
+    pub(super) fn ref_set_replicated(self: &Rc<Self>, change: RefMove, forwards: bool, reply: Reply<RefOutcome>) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let shard = host.parts.table.shard(&change.name.key());
+            let until = Instant::now() + PATIENCE;
+            loop {
+                match host.way(shard) {
+                    Way::Here => {
+                        let Some(group) = host.group(shard) else { break };
+                        // A refusal says where the ref is, so it is a read: it waits for a majority as a read does.
+                        if group.confirm().await.is_ok() {
+                            return host.decide_here(shard, change, reply);
+                        }
+                    }
+                    Way::There(node) if forwards => {
+                        let ask = RefAsk::Set(Box::new(wire::Move::of(&change)));
+                        if let Ok(outcome) = host.set_there(shard, node, &ask).await {
+                            return drop(reply.send(outcome));
+                        }
+                    }
+                    Way::There(_) => break,
+                    Way::Nobody => {}
+                }
+                if until <= Instant::now() {
+                    break;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            drop(reply.send(Err(no_primary(shard))));
+        }));
+    }
+
+    async fn set_there(&self, shard: ShardId, node: NodeId, ask: &RefAsk) -> Result<RefOutcome, NotSeen> {
+        let body = match wire::ref_request(shard, ask) {
+            Ok(body) => body,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        Ok(match self.ask(node, Lane::Put, OP_SHARD_REF, body).await {
+            Ok(answer) => wire::ref_told(&answer).and_then(|told| match told {
+                RefTold::Set { place, index } => {
+                    Ok(RefReceipt { position: place.position(), shard, index: LogIndex(index) })
+                }
+                _ => Err(strange()),
+            }),
+            Err(PeerError::Refused(refusal)) if refusal.reason == Reason::Unavailable => return Err(NotSeen),
+            Err(PeerError::Refused(refusal)) => Err(refusal),
+            Err(PeerError::Unreached(_)) => return Err(NotSeen),
+            Err(PeerError::Lost(why)) => {
+                let detail = format!("{why}: the ref may or may not have been moved; read it before you try again");
+                Err(Refusal::new(Reason::OutcomeUnknown, detail))
+            }
+        })
+    }
+
+    fn decide_here(self: &Rc<Self>, shard: ShardId, change: RefMove, reply: Reply<RefOutcome>) {
+        let mut replicas = self.replicas.borrow_mut();
+        let Some(replica) = replicas.get_mut(&shard) else { return };
+        let Some((record, sealed, reply)) = replica.decide_ref(change, reply) else { return };
+        match self.admits(replica, sealed.bytes().len()) {
+            Ok(()) => replica.gather_ref(record, sealed, reply),
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        }
+        let falls_due = replica.falls_due();
+        drop(replicas);
+        if falls_due {
+            self.propose_soon(shard);
+        }
+    }
+
+    // What other nodes ask.
+
+    /// Answers what another node asks of a shard of this core.
+    pub(super) fn mesh(
+        self: &Rc<Self>,
+        operation: u16,
+        shard: ShardId,
+        body: Bytes,
+        reply: Reply<Result<Bytes, Refusal>>,
+    ) {
+        let host = self.clone();
+        (self.spawn)(Box::pin(async move {
+            let answer = host.serve(operation, shard, body).await;
+            drop(reply.send(answer));
+        }));
+    }
+
+    async fn serve(self: &Rc<Self>, operation: u16, shard: ShardId, body: Bytes) -> Result<Bytes, Refusal> {
+        match operation {
+            OP_SHARD_PUT => self.serve_put(body).await,
+            OP_SHARD_GET => self.serve_get(shard, body).await,
+            OP_SHARD_REF => self.serve_ref(shard, body).await,
+            OP_GROUP_VIEW => {
+                let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                let view = serde_json::to_vec(&group.view());
+                view.map(Bytes::from).map_err(|error| Refusal::new(Reason::Internal, error.to_string()))
+            }
+            OP_GROUP_CHANGE => self.change_group(shard, &body).await.map(|()| Bytes::new()),
+            _ if shard == ShardId::CONTROL && self.parts.steward(operation).is_some() => {
+                match self.parts.steward(operation) {
+                    Some(steward) => steward.serve(operation, body).await,
+                    None => Err(no_primary(shard)),
+                }
+            }
+            _ => {
+                let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                group.serve(operation, &body).await
+            }
+        }
+    }
+
+    async fn serve_put(self: &Rc<Self>, body: Bytes) -> Result<Bytes, Refusal> {
+        let (_, records) = wire::split(&body)?;
+        let records = Record::parse_all(&records, PUT_BATCH_MAX)
+            .map_err(|error| Refusal::bad_request(format!("a put of another node: {error}")))?;
+        let vertices: Vec<SealedVertex> = records.into_iter().map(SealedVertex::trusted).collect();
+        let (reply, outcomes) = tokio::sync::oneshot::channel();
+        self.put_replicated(vertices, None, reply);
+        let outcomes = outcomes.await.map_err(|_| Refusal::new(Reason::Unavailable, "the put was not answered"))?;
+        Ok(put_answer(&outcomes))
+    }
+
+    async fn serve_get(self: &Rc<Self>, shard: ShardId, body: Bytes) -> Result<Bytes, Refusal> {
+        let (flags, ids) = wire::split(&body)?;
+        let ids = rows::ids(&ids)?;
+        if GET_BATCH_MAX < ids.len() {
+            return Err(Refusal::limit("ids of one get", ids.len(), GET_BATCH_MAX, "ids"));
+        }
+        let mut answer = BytesMut::new();
+        if flags & wire::FLAG_PRESENCE != 0 {
+            for id in ids {
+                answer.extend_from_slice(&[u8::from(self.exists_at_primary(shard, id, false).await?)]);
+            }
+        } else {
+            for vertex in self.get_at_primary(shard, ids, false).await?.into_iter().flatten() {
+                answer.extend_from_slice(vertex.record().bytes());
+            }
+        }
+        Ok(answer.freeze())
+    }
+
+    async fn serve_ref(self: &Rc<Self>, shard: ShardId, body: Bytes) -> Result<Bytes, Refusal> {
+        let (_, archive) = wire::split(&body)?;
+        let ask = wire::ref_ask(&archive)?;
+        let told = match ask.clone() {
+            RefAsk::Set(change) => {
+                let (reply, outcome) = tokio::sync::oneshot::channel();
+                self.ref_set_replicated(change.wanted()?, false, reply);
+                let receipt = outcome.await.map_err(|_| no_primary(shard))??;
+                RefTold::Set { place: wire::Place::of(receipt.position), index: receipt.index.0 }
+            }
+            RefAsk::Get { name } => {
+                let name = wire::name(&name)?;
+                self.about_refs(shard, ask, false, |replica| ref_at(replica, &name)).await?
+            }
+            RefAsk::List { prefix, after, limit } => {
+                let after = after.as_deref().map(wire::name).transpose()?;
+                let limit = (limit as usize).min(PAGE_MAX);
+                self.about_refs(shard, ask, false, |replica| ref_list(replica, &prefix, after.as_ref(), limit)).await?
+            }
+            RefAsk::Log { name, limit } => {
+                let name = wire::name(&name)?;
+                let limit = (limit as usize).min(REFLOG_ENTRIES_MAX);
+                self.about_refs(shard, ask, false, |replica| ref_log(replica, &name, limit)).await?
+            }
+        };
+        wire::ref_answer(&told)
+    }
+
+    async fn change_group(&self, shard: ShardId, body: &Bytes) -> Result<(), Refusal> {
+        let (_, json) = wire::split(body)?;
+        let change: GroupChange = serde_json::from_slice(&json)
+            .map_err(|error| Refusal::bad_request(format!("a group's change: {error}")))?;
+        let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+        let done = match change {
+            GroupChange::AddLearner { node } => group.add_learner(NodeId(node)).await,
+            GroupChange::SetVoters { voters, keep } => group.set_voters(voters, keep).await,
+            GroupChange::RemoveLearner { node } => group.remove_learner(NodeId(node)).await,
+            GroupChange::Transfer { to } => group.transfer(NodeId(to)).await,
+        };
+        done.map_err(|error| Refusal::new(Reason::Unavailable, format!("shard {}: {error}", shard.0)))
+    }
+}
+
+/// A change of a group's members or office, asked of its primary.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
+pub enum GroupChange {
+    /// A replica that takes entries and does not vote.
+    AddLearner {
+        /// Its node.
+        node: u64,
+    },
+    /// Exactly these vote.
+    SetVoters {
+        /// Their nodes.
+        voters: std::collections::BTreeSet<u64>,
+        /// Those that leave stay as learners.
+        keep: bool,
+    },
+    /// A learner leaves.
+    RemoveLearner {
+        /// Its node.
+        node: u64,
+    },
+    /// The office goes to another voter.
+    Transfer {
+        /// Its node.
+        to: u64,
+    },
+}
+
+impl GroupChange {
+    /// The body that asks for it.
+    pub fn request(&self, shard: ShardId) -> Bytes {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut body = wire::head(shard, 0, json.len());
+        body.extend_from_slice(&json);
+        body.into()
+    }
+}
+
+/// The body of a request that carries nothing but its shard.
+pub fn bare_request(shard: ShardId) -> Bytes {
+    wire::head(shard, 0, 0).into()
+}
+
+/// The other node certainly did not carry it out.
+struct NotSeen;
+
+fn no_primary(shard: ShardId) -> Refusal {
+    let detail = format!("shard {} has no primary that answers; is a majority of its voters up?", shard.0);
+    Refusal::new(Reason::Unavailable, detail)
+}
+
+fn strange() -> Refusal {
+    Refusal::new(Reason::Internal, "a peer answered another question about refs")
+}
+
+fn ref_at(replica: &Replica, name: &RefName) -> RefTold {
+    let position = replica.refs().state(name).map(|state| state.position).filter(|position| position.at.is_some());
+    RefTold::At(position.map(wire::Place::of))
+}
+
+fn ref_list(replica: &Replica, prefix: &str, after: Option<&RefName>, limit: usize) -> RefTold {
+    let list = replica.refs().list(prefix, after, limit);
+    RefTold::List(list.map(|(name, _, state)| (name.to_string(), wire::Place::of(state.position))).collect())
+}
+
+fn ref_log(replica: &Replica, name: &RefName, limit: usize) -> RefTold {
+    let refs = replica.refs();
+    RefTold::Log(refs.state(name).map(|_| refs.log(name, limit).map(wire::Moved::of).collect()))
+}
+
+fn put_answer(outcomes: &[Result<PutReceipt, Refusal>]) -> Bytes {
+    let mut answer = BytesMut::new();
+    outcomes.iter().for_each(|outcome| rows::put_row(&mut answer, outcome));
+    if let Some(refusal) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+        answer.extend_from_slice(refusal.detail.as_bytes());
+    }
+    answer.freeze()
+}
