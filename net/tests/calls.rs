@@ -10,7 +10,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all};
 use qmesh_net::{
-    identity::{Authority, Leaf, Names},
+    identity::{Authority, Leaf, Names, NodeIdentity, Roles},
     io::endpoint::{ConnectError, Endpoint, EndpointOptions, TransportOptions},
     rpc::{
         client::{CallError, Client, ClientOptions},
@@ -258,7 +258,7 @@ fn leaf() -> Leaf {
     let names = Names {
         dns: Vec::new(),
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
-        spiffe_id: "spiffe://qmesh.local/region/r1/node/n1".to_owned(),
+        identity: NodeIdentity::new("qmesh.local", "r1", "n1", 1, Roles::ALL).expect("named"),
     };
     Authority::open_or_create(folder.path(), now).expect("creates").node_leaf(&names, now).expect("signs")
 }

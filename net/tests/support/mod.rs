@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use qmesh_net::{
-    identity::{Authority, LEAF_LIFE, Names, spiffe_id},
+    identity::{Authority, LEAF_LIFE, Names, NodeIdentity, Roles},
     io::endpoint::{Endpoint, EndpointOptions, TransportOptions, connect},
     rpc::{
         client::{Client, ClientOptions},
@@ -171,7 +171,7 @@ pub fn run_with(endpoint: EndpointOptions, serve: ServeOptions, scene: impl Asyn
             let names = Names {
                 dns: vec!["localhost".to_owned()],
                 addresses: vec![Ipv4Addr::LOCALHOST.into()],
-                spiffe_id: spiffe_id("qmesh.local", "r1", "n1"),
+                identity: NodeIdentity::new("qmesh.local", "r1", "n1", 1, Roles::ALL).expect("named"),
             };
             let leaf = authority.issue_leaf(&names, LEAF_LIFE, now).expect("signs");
             let tls = mesh_server(&leaf, None).expect("configures");
