@@ -72,6 +72,15 @@ fn s5_1_4_large_requests_and_answers_arrive_whole() {
 }
 
 #[test]
+fn s6_1_4_a_client_without_a_certificate_is_nobody() {
+    run(async |scene| {
+        let client = scene.client().await;
+        assert_eq!(client.call(Lane::PointRead, WHO, "").await, Ok(Bytes::from_static(b"nobody")));
+        assert_eq!(client.peer(), None);
+    });
+}
+
+#[test]
 fn s5_1_4_a_refusal_carries_its_reason() {
     run(async |scene| {
         let client = scene.client().await;
