@@ -20,7 +20,7 @@ use qmesh::dag::vertex::Vertex;
 use qmesh::ids::VertexId;
 use qmesh::router::PutOptions;
 use qmesh::runtime::{Loop, spawn};
-use qmesh_net::identity::{Authority, Names, spiffe_id};
+use qmesh_net::identity::{Authority, Names, NodeIdentity, Roles};
 use qmesh_net::io::endpoint::{Endpoint, EndpointOptions};
 use qmesh_net::rpc::client::{Client, ClientOptions};
 use qmesh_net::rpc::server::{Handler, Replies, Request, ServeOptions};
@@ -172,7 +172,7 @@ async fn echo(told: std::sync::mpsc::Sender<(SocketAddr, SocketAddr)>, mut end: 
     let names = Names {
         dns: vec![SERVER_NAME.to_owned()],
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
-        spiffe_id: spiffe_id("qmesh.local", "bench", "echo"),
+        identity: NodeIdentity::new("qmesh.local", "bench", "echo", 1, Roles::ALL).expect("named"),
     };
     let leaf = authority.node_leaf(&names, SystemTime::now()).expect("a certificate");
     let tls = mesh_server(&leaf, None).expect("a configuration");

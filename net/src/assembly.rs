@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, Bytes};
 use rkyv::util::AlignedVec;
 
-use crate::wire::{BODY_ALIGNMENT, FRAME_HEADER_BYTES, FrameError, FrameHeader};
+use crate::wire::{BODY_ALIGNMENT, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameError, FrameHeader, too_large};
 
 /// Collects pieces and gives out frames.
 pub(crate) struct Assembler<H> {
@@ -24,11 +24,18 @@ pub(crate) struct Assembler<H> {
     block: AlignedVec<BODY_ALIGNMENT>,
     /// Complete frames of `block`: header and where the body starts.
     complete: Vec<(H, usize)>,
+    body_bytes_max: usize,
 }
 
 impl<H: FrameHeader> Assembler<H> {
     pub(crate) fn new() -> Self {
+        Self::with_limit(FRAME_BYTES_MAX)
+    }
+
+    /// Refuses bodies longer than `body_bytes_max`, which is itself at most [`FRAME_BYTES_MAX`].
+    pub(crate) fn with_limit(body_bytes_max: usize) -> Self {
         Self {
+            body_bytes_max: body_bytes_max.min(FRAME_BYTES_MAX),
             pieces: VecDeque::new(),
             pieces_bytes: 0,
             header_raw: [0; FRAME_HEADER_BYTES],
@@ -80,6 +87,9 @@ impl<H: FrameHeader> Assembler<H> {
                     return Ok(false);
                 }
                 let header = H::parse(&self.header_raw)?;
+                if self.body_bytes_max < header.body_bytes() {
+                    return Err(too_large(header.body_bytes() as u32, self.body_bytes_max));
+                }
                 self.header_filled = 0;
                 self.body_start = self.block.len().next_multiple_of(BODY_ALIGNMENT);
                 self.block.resize(self.body_start, 0);
@@ -126,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::wire::{FRAME_BYTES_MAX, RequestHeader};
+    use crate::wire::RequestHeader;
 
     fn stream(bodies: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -188,6 +198,6 @@ mod tests {
         bytes[..4].copy_from_slice(&(FRAME_BYTES_MAX as u32 + 1).to_le_bytes());
         assembler.push(Bytes::copy_from_slice(&bytes));
         let refused = assembler.take(1).err();
-        assert_eq!(refused, Some(FrameError::TooLarge { bytes: FRAME_BYTES_MAX as u32 + 1 }));
+        assert_eq!(refused, Some(too_large(FRAME_BYTES_MAX as u32 + 1, FRAME_BYTES_MAX)));
     }
 }

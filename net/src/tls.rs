@@ -95,7 +95,7 @@ pub enum TlsError {
 }
 
 /// The aws-lc provider with X25519MLKEM768 before X25519, and AES-128-GCM before its slower siblings.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups = vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519];
     provider.cipher_suites = vec![
@@ -192,7 +192,7 @@ mod tests {
     use rustls::{ClientConnection, NamedGroup, ProtocolVersion, ServerConnection, crypto::SupportedKxGroup};
 
     use super::*;
-    use crate::identity::{Authority, LEAF_LIFE, Names, spiffe_id};
+    use crate::identity::{Authority, LEAF_LIFE, Names, NodeIdentity, Roles};
 
     struct Scene {
         _folder: tempfile::TempDir,
@@ -207,7 +207,7 @@ mod tests {
         let names = Names {
             dns: vec!["localhost".to_owned()],
             addresses: vec![[127, 0, 0, 1].into()],
-            spiffe_id: spiffe_id("qmesh.local", "r1", "n1"),
+            identity: NodeIdentity::new("qmesh.local", "r1", "n1", 1, Roles::ALL).unwrap(),
         };
         let leaf = authority.issue_leaf(&names, LEAF_LIFE, now).unwrap();
         Scene { _folder: folder, authority, leaf }

@@ -4,8 +4,17 @@
 //! without a panic, and every refusal names the limit or the field.
 //! Does not: read a socket, or know what an operation means.
 
-/// Name of the protocol in TLS (ALPN).
+/// Name in TLS (ALPN) of the protocol of clients.
 pub const ALPN: &[u8] = b"qmesh/1";
+/// Name in TLS of the protocol between nodes.
+pub const PEER_ALPN: &[u8] = b"qmesh-peer/1";
+/// Name in TLS of the protocol of those who want to become a node.
+pub const JOIN_ALPN: &[u8] = b"qmesh-join/1";
+/// Asks nothing but whether the connection was let in, on both protocols of the mesh. Answered with an empty body
+/// before any handler; handlers number their operations from one.
+pub const OPERATION_HELLO: u16 = 0;
+/// Asks to join: the only operation of [`JOIN_ALPN`]. The body is the handler's.
+pub const OPERATION_JOIN: u16 = 1;
 /// Version of the stream head.
 pub const VERSION: u8 = 1;
 /// Length of a stream head, in bytes.
@@ -41,6 +50,20 @@ pub enum CloseCode {
     Draining = 4,
     /// The caller no longer wants the answer.
     Cancelled = 5,
+    /// The peer's certificate is revoked.
+    Revoked = 6,
+    /// The peer showed no certificate on a protocol that wants one.
+    CertificateMissing = 7,
+    /// The peer's certificate is not one of a node of this cluster.
+    CertificateRefused = 8,
+    /// This endpoint lets nobody join.
+    JoinsNobody = 9,
+    /// Too many are joining just now.
+    JoinersFull = 10,
+    /// More was asked of a joining connection than it may.
+    JoinOnly = 11,
+    /// The connection has as many streams as it may.
+    StreamsFull = 12,
 }
 
 /// What a stream carries.
@@ -274,10 +297,12 @@ impl FrameHeader for AnswerHeader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// A body beyond the limit.
-    #[error("frame of {bytes} bytes, the limit is {FRAME_BYTES_MAX}")]
+    #[error("frame of {bytes} bytes, the limit is {bytes_max}")]
     TooLarge {
         /// What was announced.
         bytes: u32,
+        /// The limit.
+        bytes_max: usize,
     },
     /// Reserved bytes must be zero.
     #[error("reserved bytes of the frame header are not zero")]
@@ -306,7 +331,11 @@ fn encode_header(body_bytes: u32, operation: u16, flags: u8, status: u8, id: u64
 
 fn body_bytes(header: &[u8; FRAME_HEADER_BYTES]) -> Result<u32, FrameError> {
     let bytes = u32::from_le_bytes(array(header, 0));
-    if bytes as usize <= FRAME_BYTES_MAX { Ok(bytes) } else { Err(FrameError::TooLarge { bytes }) }
+    if bytes as usize <= FRAME_BYTES_MAX { Ok(bytes) } else { Err(too_large(bytes, FRAME_BYTES_MAX)) }
+}
+
+pub(crate) fn too_large(bytes: u32, bytes_max: usize) -> FrameError {
+    FrameError::TooLarge { bytes, bytes_max }
 }
 
 /// `LENGTH` bytes from `offset`, which the callers choose inside the fixed header.

@@ -84,8 +84,8 @@ fn s6_1_12_a_damaged_frame_header_is_refused_with_its_reason() {
     assert_eq!(RequestHeader::parse(&request.encode()), Ok(request), "the limit itself is allowed");
     let mut bytes = request.encode();
     bytes[0] = 1;
-    assert_eq!(RequestHeader::parse(&bytes), Err(FrameError::TooLarge { bytes: limit + 1 }));
-    assert_eq!(FrameError::TooLarge { bytes: limit + 1 }.to_string(), "frame of 2097153 bytes, the limit is 2097152");
+    assert_eq!(RequestHeader::parse(&bytes), Err(too_large(limit + 1, FRAME_BYTES_MAX)));
+    assert_eq!(too_large(limit + 1, FRAME_BYTES_MAX).to_string(), "frame of 2097153 bytes, the limit is 2097152");
     for offset in [6, 7] {
         let mut bytes = request.encode();
         bytes[offset] = 1;

@@ -10,7 +10,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all};
 use qmesh_net::{
-    identity::{Authority, Leaf, Names},
+    identity::{Authority, Leaf, Names, NodeIdentity, Roles},
     io::endpoint::{ConnectError, Endpoint, EndpointOptions, TransportOptions},
     rpc::{
         client::{CallError, Client, ClientOptions},
@@ -68,6 +68,15 @@ fn s5_1_4_large_requests_and_answers_arrive_whole() {
         assert_eq!(ask((5 << 20) + 1).await, Err(CallError::AnswerTooLarge { bytes_max: 5 << 20 }));
         assert_eq!(ask(20 << 20).await, Err(CallError::AnswerTooLarge { bytes_max: 5 << 20 }));
         assert_eq!(ask(1).await, Ok(Bytes::from_static(&[9])), "the lane goes on");
+    });
+}
+
+#[test]
+fn s6_1_4_a_client_without_a_certificate_is_nobody() {
+    run(async |scene| {
+        let client = scene.client().await;
+        assert_eq!(client.call(Lane::PointRead, WHO, "").await, Ok(Bytes::from_static(b"nobody")));
+        assert_eq!(client.peer(), None);
     });
 }
 
@@ -258,7 +267,7 @@ fn leaf() -> Leaf {
     let names = Names {
         dns: Vec::new(),
         addresses: vec![Ipv4Addr::LOCALHOST.into()],
-        spiffe_id: "spiffe://qmesh.local/region/r1/node/n1".to_owned(),
+        identity: NodeIdentity::new("qmesh.local", "r1", "n1", 1, Roles::ALL).expect("named"),
     };
     Authority::open_or_create(folder.path(), now).expect("creates").node_leaf(&names, now).expect("signs")
 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qmesh_net::identity::{Authority, Names, spiffe_id};
+use qmesh_net::identity::{Authority, Names, NodeIdentity, Roles};
 use qmesh_net::io::endpoint::{EndpointOptions, TransportOptions};
 use qmesh_net::tls;
 use qmesh_storage::LogOptions;
@@ -95,10 +95,12 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let identity = |error: &dyn std::fmt::Display| UpError::Identity(format!("keys and certificates: {error}"));
     let authority =
         Authority::open_or_create(&options.data.join("tls"), SystemTime::now()).map_err(|e| identity(&e))?;
+    // A node that is alone is the first of its cluster and holds every role.
     let names = Names {
         dns: vec!["localhost".to_owned()],
         addresses: vec![http.ip(), quic.ip()],
-        spiffe_id: spiffe_id("qmesh.local", "local", &superblock.node),
+        identity: NodeIdentity::new("qmesh.local", "local", &superblock.node, 1, Roles::ALL)
+            .map_err(|e| identity(&e))?,
     };
     let leaf = authority.node_leaf(&names, SystemTime::now()).map_err(|e| identity(&e))?;
     let quic_server = tls::mesh_server(&leaf, None).map_err(|e| identity(&e))?;

@@ -16,7 +16,8 @@ use std::{
 
 use futures_util::{FutureExt as _, pin_mut, select_biased};
 use quinn::{
-    Connection, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
+    Connection, ConnectionError, EndpointConfig, IdleTimeout, Incoming, MtuDiscoveryConfig, TokioRuntime,
+    TransportConfig, VarInt,
     congestion::CubicConfig,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 use super::task;
 use crate::{
+    peer::{Distrust, Rejection},
     rpc::server::{Handler, ServeOptions, serve},
     tls::Trust,
     wire::CloseCode,
@@ -64,6 +66,13 @@ pub struct TransportOptions {
     pub send_buffer_bytes: usize,
 }
 
+impl TransportOptions {
+    /// For connections between nodes: as many streams as a mesh peer may have (S5.1: 4096).
+    pub fn for_peers() -> Self {
+        Self { streams_max: 4096, ..Self::default() }
+    }
+}
+
 impl Default for TransportOptions {
     fn default() -> Self {
         Self {
@@ -93,6 +102,13 @@ pub struct EndpointOptions {
     pub handshakes_max: usize,
     /// Connections above which new ones are refused.
     pub connections_max: usize,
+}
+
+impl EndpointOptions {
+    /// For connections between nodes: as many streams as a mesh peer may have (S5.1: 4096).
+    pub fn for_peers() -> Self {
+        Self { transport: TransportOptions::for_peers(), ..Self::default() }
+    }
 }
 
 impl Default for EndpointOptions {
@@ -158,8 +174,20 @@ impl Endpoint {
 
     /// Serves clients until `draining` turns true; then answers what was read, closes every connection and returns.
     pub async fn serve(&self, handler: Rc<dyn Handler>, options: ServeOptions, draining: watch::Receiver<bool>) {
+        let drain_timeout = options.drain_timeout;
+        let clients = Clients { handler, options, draining: draining.clone() };
+        self.serve_each(Rc::new(clients), drain_timeout, draining).await;
+    }
+
+    /// Accepts connections until `draining` turns true, and gives `drain_timeout` to those that are open then.
+    pub(crate) async fn serve_each(
+        &self,
+        reception: Rc<impl Reception>,
+        drain_timeout: Duration,
+        draining: watch::Receiver<bool>,
+    ) {
         let handshakes = Rc::new(Cell::new(0));
-        let mut drain = draining.clone();
+        let mut drain = draining;
         let stop = async move {
             if drain.wait_for(|&draining| draining).await.is_err() {
                 std::future::pending::<()>().await;
@@ -173,8 +201,17 @@ impl Endpoint {
                 () = stop => break,
             };
             let Some(incoming) = incoming else { break };
-            let Some(connecting) = self.admit(incoming, handshakes.get()) else { continue };
-            let (handler, options, draining) = (handler.clone(), options.clone(), draining.clone());
+            let address = incoming.remote_address();
+            // A first packet that already breaks the handshake fails here.
+            let connecting = match self.admit(incoming, handshakes.get()) {
+                None => continue,
+                Some(Ok(connecting)) => connecting,
+                Some(Err(error)) => {
+                    reception.failed(address, &error);
+                    continue;
+                }
+            };
+            let reception = reception.clone();
             let limit = self.options.transport.handshake_timeout;
             handshakes.set(handshakes.get() + 1);
             let handshakes = handshakes.clone();
@@ -182,20 +219,20 @@ impl Endpoint {
                 let connection = task::within(limit, connecting).await;
                 handshakes.set(handshakes.get() - 1);
                 match connection {
-                    Some(Ok(connection)) => serve(connection, handler, options, draining).await,
-                    Some(Err(error)) => tracing::debug!(%error, "handshake failed"),
-                    None => tracing::debug!(?limit, "handshake took too long"),
+                    Some(Ok(connection)) => reception.serve(connection).await,
+                    Some(Err(error)) => reception.failed(address, &error),
+                    None => reception.failed(address, &ConnectionError::TimedOut),
                 }
             });
         }
         // No new connections; each open one drains by itself and is gone when its client has what it asked for.
         self.endpoint.set_server_config(None);
-        if task::within(options.drain_timeout * 2, self.endpoint.wait_idle()).await.is_none() {
+        if task::within(drain_timeout * 2, self.endpoint.wait_idle()).await.is_none() {
             self.endpoint.close(VarInt::from_u32(CloseCode::Draining as u32), b"draining");
         }
     }
 
-    fn admit(&self, incoming: Incoming, handshakes: usize) -> Option<quinn::Connecting> {
+    fn admit(&self, incoming: Incoming, handshakes: usize) -> Option<Result<quinn::Connecting, ConnectionError>> {
         let admission = Admission {
             connections: self.endpoint.open_connections(),
             connections_max: self.options.connections_max,
@@ -204,7 +241,7 @@ impl Endpoint {
             address_proven: incoming.remote_address_validated(),
         };
         let is_loopback = incoming.remote_address().ip().to_canonical().is_loopback();
-        let accepted = match admission.decide() {
+        Some(match admission.decide() {
             Verdict::Accept if is_loopback => incoming.accept_with(self.loopback.clone()),
             Verdict::Accept => incoming.accept(),
             Verdict::ProveAddress => {
@@ -216,8 +253,32 @@ impl Endpoint {
                 incoming.refuse();
                 return None;
             }
-        };
-        accepted.map_err(|error| tracing::debug!(%error, "connection refused")).ok()
+        })
+    }
+}
+
+/// What becomes of connections.
+pub(crate) trait Reception: 'static {
+    /// Serves a connection whose handshake is done.
+    async fn serve(&self, connection: Connection);
+    /// Hears that a handshake has failed.
+    fn failed(&self, address: SocketAddr, error: &ConnectionError);
+}
+
+/// Whoever trusts the certificate of the door may come in.
+struct Clients {
+    handler: Rc<dyn Handler>,
+    options: ServeOptions,
+    draining: watch::Receiver<bool>,
+}
+
+impl Reception for Clients {
+    async fn serve(&self, connection: Connection) {
+        serve(connection, None, self.handler.clone(), self.options.clone(), self.draining.clone()).await;
+    }
+
+    fn failed(&self, address: SocketAddr, error: &ConnectionError) {
+        tracing::debug!(peer = %address, reason = %error, "handshake failed");
     }
 }
 
@@ -260,6 +321,16 @@ pub async fn connect(
     if !trust.permits(address.ip()) {
         return Err(ConnectError::NotLoopback { address });
     }
+    dial(address, server_name, tls, options).await
+}
+
+/// Connects to `address`; `tls` decides whether the other side is believed.
+pub(crate) async fn dial(
+    address: SocketAddr,
+    server_name: &str,
+    tls: Arc<QuicClientConfig>,
+    options: &TransportOptions,
+) -> Result<(quinn::Endpoint, Connection), ConnectError> {
     let is_loopback = address.ip().to_canonical().is_loopback();
     let local: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let (socket, buffers) = open_socket((local, 0).into(), false, options)?;
@@ -289,6 +360,32 @@ pub enum ConnectError {
         address: SocketAddr,
         /// The bound.
         limit: Duration,
+    },
+    /// This side refuses the node there.
+    #[error("{address} is refused: {distrust}")]
+    Distrusted {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        distrust: Distrust,
+    },
+    /// The node there refuses this side.
+    #[error("{address} refuses: {rejection} (it said: {detail})")]
+    Rejected {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        rejection: Rejection,
+        /// In its own words.
+        detail: String,
+    },
+    /// The node there neither let us in nor refused.
+    #[error("{address} took the connection and did not answer the greeting: {detail}")]
+    Greeting {
+        /// The address.
+        address: SocketAddr,
+        /// What happened.
+        detail: String,
     },
     /// No socket could be had.
     #[error("socket: {0}")]

@@ -4,4 +4,5 @@
 //! Does not: know frames or certificates.
 
 pub mod endpoint;
+pub mod mesh;
 pub(crate) mod task;

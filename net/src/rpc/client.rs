@@ -20,7 +20,7 @@ use tokio::sync::{Notify, oneshot};
 use super::outgoing::Outgoing;
 use crate::{
     assembly::Assembler,
-    identity::Leaf,
+    identity::{Leaf, PeerIdentity},
     io::{
         endpoint::{ConnectError, TransportOptions, connect},
         task,
@@ -135,6 +135,7 @@ struct Inner {
     /// Lives as long as the connection, because it drives the socket.
     endpoint: quinn::Endpoint,
     connection: Connection,
+    peer: Option<Arc<PeerIdentity>>,
     options: ClientOptions,
     lanes: [LaneSlot; Lane::ALL.len()],
 }
@@ -173,7 +174,17 @@ impl Client {
     ) -> Result<Self, ConnectError> {
         let tls = mesh_client(trust, identity)?;
         let (endpoint, connection) = connect(address, server_name, trust, tls, &options.transport).await?;
-        Ok(Self(Arc::new(Inner { endpoint, connection, options, lanes: Default::default() })))
+        Ok(Self::new(endpoint, connection, None, options))
+    }
+
+    /// A client on a connection that is open.
+    pub(crate) fn new(
+        endpoint: quinn::Endpoint,
+        connection: Connection,
+        peer: Option<Arc<PeerIdentity>>,
+        options: ClientOptions,
+    ) -> Self {
+        Self(Arc::new(Inner { endpoint, connection, peer, options, lanes: Default::default() }))
     }
 
     /// Asks and waits for the whole answer.
@@ -214,6 +225,11 @@ impl Client {
         self.0.connection.remote_address()
     }
 
+    /// Which node is on the other side; `None` at a door for clients, which is known by its name alone.
+    pub fn peer(&self) -> Option<&PeerIdentity> {
+        self.0.peer.as_deref()
+    }
+
     /// The smoothed round-trip time of the connection.
     pub fn round_trip(&self) -> Duration {
         self.0.connection.rtt()
@@ -221,7 +237,11 @@ impl Client {
 
     /// Why the connection ended, if it has.
     pub fn lost(&self) -> Option<String> {
-        self.0.connection.close_reason().map(|reason| reason.to_string())
+        self.close_reason().map(|reason| reason.to_string())
+    }
+
+    pub(crate) fn close_reason(&self) -> Option<quinn::ConnectionError> {
+        self.0.connection.close_reason()
     }
 
     /// Closes the connection and waits until the server has been told.
@@ -427,7 +447,7 @@ async fn read_answers(mut receive: RecvStream, stream: Arc<LaneStream>, answer_b
             Err(error) => {
                 // A server that drains resets only streams of which it has read nothing.
                 let draining = ReadError::Reset(VarInt::from_u32(CloseCode::Draining as u32));
-                return stream.end(&error.to_string(), error == draining);
+                return stream.end(&lost(&error), error == draining);
             }
         };
         pieces[..count].iter_mut().for_each(|piece| assembler.push(std::mem::take(piece)));
@@ -453,6 +473,14 @@ async fn read_answers(mut receive: RecvStream, stream: Arc<LaneStream>, answer_b
         for (sender, answer) in answers {
             let _ = sender.send(answer);
         }
+    }
+}
+
+/// What ended a stream; with the reason that the other side gave when it closed the connection.
+fn lost(error: &ReadError) -> String {
+    match error {
+        ReadError::ConnectionLost(reason) => reason.to_string(),
+        error => error.to_string(),
     }
 }
 
@@ -534,9 +562,9 @@ impl Answer {
     }
 
     async fn receive(&mut self) -> Result<(), CallError> {
-        let lost = |detail: String| CallError::Lost { detail: detail.into(), unseen: false };
-        let count = self.receive.read_chunks(&mut self.pieces).await.map_err(|error| lost(error.to_string()))?;
-        let count = count.ok_or_else(|| lost("the server finished the stream inside an answer".to_owned()))?;
+        let ended = |detail: String| CallError::Lost { detail: detail.into(), unseen: false };
+        let count = self.receive.read_chunks(&mut self.pieces).await.map_err(|error| ended(lost(&error)))?;
+        let count = count.ok_or_else(|| ended("the server finished the stream inside an answer".to_owned()))?;
         self.pieces[..count].iter_mut().for_each(|piece| self.assembler.push(std::mem::take(piece)));
         let frames = self.assembler.take(usize::MAX);
         let frames = frames.map_err(|error| CallError::Protocol { detail: error.to_string().into() })?;

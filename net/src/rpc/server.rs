@@ -9,6 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use super::outgoing::Outgoing;
 use crate::{
     assembly::Assembler,
+    identity::PeerIdentity,
     io::task,
     wire::{
         AnswerHeader, CloseCode, FRAME_BYTES_MAX, FrameError, HeadError, RequestHeader, STREAM_HEAD_BYTES, StreamHead,
@@ -58,6 +60,11 @@ pub struct Request {
 pub struct ServeOptions {
     /// Requests of one stream that wait for their answers.
     pub requests_in_flight_max: usize,
+    /// Streams of one connection that are served at a time; the transport's own bound is told to the peer, this one is
+    /// for connections that should have fewer.
+    pub streams_max: usize,
+    /// Body of one request, in bytes; at most [`FRAME_BYTES_MAX`].
+    pub request_bytes_max: usize,
     /// Answer bytes of one stream that wait to be sent, above which no more of its requests are read.
     pub reply_bytes_max: usize,
     /// The same for all streams of one connection together, in bytes.
@@ -72,6 +79,8 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             requests_in_flight_max: 1024,
+            streams_max: 4096,
+            request_bytes_max: FRAME_BYTES_MAX,
             reply_bytes_max: 8 << 20,
             connection_reply_bytes_max: 32 << 20,
             head_timeout: Duration::from_secs(10),
@@ -145,14 +154,25 @@ impl Replies {
 
     /// The client's address.
     pub fn peer(&self) -> SocketAddr {
-        self.0.peer
+        self.0.caller.address
     }
+
+    /// Which node calls, as its certificate says; `None` at a door for clients and while a node joins.
+    pub fn identity(&self) -> Option<&PeerIdentity> {
+        self.0.caller.identity.as_deref()
+    }
+}
+
+/// Who is on the other side of a connection.
+pub(crate) struct Caller {
+    pub(crate) address: SocketAddr,
+    pub(crate) identity: Option<Arc<PeerIdentity>>,
 }
 
 /// What the reader, the writer and the handler of one stream share.
 struct Shared {
     head: StreamHead,
-    peer: SocketAddr,
+    caller: Rc<Caller>,
     outgoing: RefCell<Outgoing>,
     /// Bytes in `outgoing` and in the write that is under way.
     buffered_bytes: Cell<usize>,
@@ -214,13 +234,14 @@ impl Shared {
 
 /// Serves one connection until it is lost, closed, or drained: once `draining` turns true no more requests are read,
 /// those that were read are answered, and the connection is closed with [`CloseCode::Draining`].
-pub async fn serve(
+pub(crate) async fn serve(
     connection: Connection,
+    identity: Option<Arc<PeerIdentity>>,
     handler: Rc<dyn Handler>,
     options: ServeOptions,
     mut draining: watch::Receiver<bool>,
 ) {
-    let peer = connection.remote_address();
+    let caller = Rc::new(Caller { address: connection.remote_address(), identity });
     let buffered_bytes = Rc::new(Cell::new(0));
     let streams = Rc::new(Streams::default());
     let drain = draining.clone();
@@ -237,10 +258,14 @@ pub async fn serve(
             }
         };
         let Ok((send, receive)) = accepted else { return };
+        if options.streams_max <= streams.count.get() {
+            refuse(send, receive, CloseCode::StreamsFull);
+            continue;
+        }
         let (handler, options, drain) = (handler.clone(), options.clone(), drain.clone());
-        let (buffered_bytes, guard) = (buffered_bytes.clone(), streams.enter());
+        let (caller, buffered_bytes, guard) = (caller.clone(), buffered_bytes.clone(), streams.enter());
         task::spawn_local(async move {
-            serve_stream(send, receive, peer, buffered_bytes, handler, options, drain).await;
+            serve_stream(send, receive, caller, buffered_bytes, handler, options, drain).await;
             drop(guard);
         });
     }
@@ -311,7 +336,7 @@ fn code(code: CloseCode) -> VarInt {
 async fn serve_stream(
     mut send: SendStream,
     mut receive: RecvStream,
-    peer: SocketAddr,
+    caller: Rc<Caller>,
     connection_buffered_bytes: Rc<Cell<usize>>,
     handler: Rc<dyn Handler>,
     options: ServeOptions,
@@ -325,14 +350,14 @@ async fn serve_stream(
     let head = match head {
         Ok(head) => head,
         Err(refusal) => {
-            tracing::debug!(%peer, %refusal, "stream refused");
+            complain(&caller, &refusal);
             return refuse(send, receive, refusal.code());
         }
     };
     let _ = send.set_priority(head.lane.priority());
     let shared = Rc::new(Shared {
         head,
-        peer,
+        caller,
         outgoing: RefCell::default(),
         buffered_bytes: Cell::new(0),
         connection_buffered_bytes,
@@ -347,12 +372,12 @@ async fn serve_stream(
         closing: Notify::new(),
     });
     let reading = async {
-        let outcome = read_requests(&mut receive, &shared, &handler, options.requests_in_flight_max, draining).await;
+        let outcome = read_requests(&mut receive, &shared, &handler, &options, draining).await;
         match outcome {
             Ok(()) => {}
             Err(StreamError::Lost) => shared.close(),
             Err(refusal) => {
-                tracing::debug!(%peer, %refusal, "stream closed");
+                complain(&shared.caller, &refusal);
                 shared.close();
                 let _ = receive.stop(code(refusal.code()));
             }
@@ -399,6 +424,18 @@ impl StreamError {
     }
 }
 
+/// Tells of bytes that are none of ours. From a node it means that one of the two is broken; from a client it is daily.
+fn complain(caller: &Caller, refusal: &StreamError) {
+    match (refusal, &caller.identity) {
+        (StreamError::Lost | StreamError::Draining, _) | (_, None) => {
+            tracing::debug!(peer = %caller.address, reason = %refusal, "stream refused");
+        }
+        (refusal, Some(peer)) => {
+            tracing::warn!(peer = %caller.address, node = peer.identity.node(), reason = %refusal, "peer refused");
+        }
+    }
+}
+
 async fn read_head(receive: &mut RecvStream, limit: Duration) -> Result<StreamHead, StreamError> {
     let mut bytes = [0; STREAM_HEAD_BYTES];
     match task::within(limit, receive.read_exact(&mut bytes)).await {
@@ -414,11 +451,12 @@ async fn read_requests(
     receive: &mut RecvStream,
     shared: &Rc<Shared>,
     handler: &Rc<dyn Handler>,
-    in_flight_max: usize,
+    options: &ServeOptions,
     mut draining: watch::Receiver<bool>,
 ) -> Result<(), StreamError> {
+    let in_flight_max = options.requests_in_flight_max;
     let replies = Replies(shared.clone());
-    let mut assembler = Assembler::<RequestHeader>::new();
+    let mut assembler = Assembler::<RequestHeader>::with_limit(options.request_bytes_max);
     let mut pieces = [const { Bytes::new() }; PIECES_PER_GULP];
     let drained = drained(&mut draining).fuse();
     pin_mut!(drained);

@@ -6,6 +6,8 @@
 // Each test binary includes this file and uses its own part of it.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod mesh;
+
 use std::{
     cell::{Cell, RefCell},
     net::{Ipv4Addr, SocketAddr},
@@ -15,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use qmesh_net::{
-    identity::{Authority, LEAF_LIFE, Names, spiffe_id},
+    identity::{Authority, LEAF_LIFE, Names, NodeIdentity, Roles},
     io::endpoint::{Endpoint, EndpointOptions, TransportOptions, connect},
     rpc::{
         client::{Client, ClientOptions},
@@ -45,6 +47,8 @@ pub const HOLD: u16 = 6;
 pub const ADDRESS: u16 = 7;
 /// Answers with the lane, and the deadline in milliseconds (u64).
 pub const HEAD: u16 = 8;
+/// Answers with who calls: the SPIFFE identity, the number and the roles, or "nobody".
+pub const WHO: u16 = 9;
 
 pub const PART_BYTES: usize = 64 << 10;
 
@@ -66,7 +70,7 @@ impl Seen {
     }
 }
 
-struct TestHandler(Rc<Seen>);
+pub struct TestHandler(pub Rc<Seen>);
 
 impl Handler for TestHandler {
     fn requests(&self, batch: Vec<Request>, replies: &Replies) {
@@ -103,6 +107,7 @@ impl Handler for TestHandler {
                     answer.extend(deadline_ms.to_le_bytes());
                     replies.answer(id, 0, answer.into());
                 }
+                WHO => replies.answer(id, 0, replies.identity().map_or("nobody".into(), mesh::describe).into()),
                 _ => replies.answer(id, 1, Bytes::new()),
             }
         }
@@ -171,7 +176,7 @@ pub fn run_with(endpoint: EndpointOptions, serve: ServeOptions, scene: impl Asyn
             let names = Names {
                 dns: vec!["localhost".to_owned()],
                 addresses: vec![Ipv4Addr::LOCALHOST.into()],
-                spiffe_id: spiffe_id("qmesh.local", "r1", "n1"),
+                identity: NodeIdentity::new("qmesh.local", "r1", "n1", 1, Roles::ALL).expect("named"),
             };
             let leaf = authority.issue_leaf(&names, LEAF_LIFE, now).expect("signs");
             let tls = mesh_server(&leaf, None).expect("configures");

@@ -1,8 +1,9 @@
-//! Who a node is: a local certificate authority and the leaf certificates that it signs.
+//! A certificate authority in a folder, and the leaf certificates that it signs.
 //!
 //! Promises: keys are written once, whole and readable by their owner only; a leaf is replaced after two thirds of its
-//! life or when its names change, and the authority stays, so that clients which trust it need nothing new.
-//! Does not: keep time (the caller passes `now`), speak to another authority, or build TLS configurations (`tls`).
+//! life or when its names change, and the authority stays, so that clients which trust it need nothing new; every
+//! signature has a serial number of its own; who sends a signing request chooses nothing but the key.
+//! Does not: keep time (the caller passes `now`), speak to another authority, or remember whom it signed.
 
 use std::{
     fmt::Write as _,
@@ -15,10 +16,17 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
+use super::{
+    certificate::{Fingerprint, NODE_ID_ATTRIBUTE, ROLES_ATTRIBUTE, Serial, SerialError, renew_due},
+    leaf::{Leaf, private_key},
+    name::NodeIdentity,
+    request::{RequestError, RequestedKey},
+};
 
 /// Life of a leaf certificate (90 days, S6.1).
 pub const LEAF_LIFE: Duration = Duration::from_secs(90 * 86_400);
@@ -40,26 +48,19 @@ pub struct Names {
     pub dns: Vec<String>,
     /// Addresses under which the node is reached.
     pub addresses: Vec<IpAddr>,
-    /// The node's identity among nodes; see [`spiffe_id`].
-    pub spiffe_id: String,
+    /// Who the node is among nodes.
+    pub identity: NodeIdentity,
 }
 
-/// The identity `spiffe://<domain>/region/<region>/node/<node>`.
-pub fn spiffe_id(domain: &str, region: &str, node: &str) -> String {
-    format!("spiffe://{domain}/region/{region}/node/{node}")
-}
-
-/// A certificate chain and its key, ready for TLS.
-#[derive(Debug)]
-pub struct Leaf {
+/// What an authority has signed for somebody else's key.
+#[derive(Clone, Debug)]
+pub struct Issued {
     /// The leaf, then the authority.
     pub chain: Vec<CertificateDer<'static>>,
-    /// The leaf's key in PKCS #8.
-    pub key: PrivateKeyDer<'static>,
+    /// The leaf's number, by which it can be revoked.
+    pub serial: Serial,
     /// When the leaf stops being valid.
     pub expires: SystemTime,
-    /// Whether this call signed it, rather than finding it.
-    pub is_new: bool,
 }
 
 /// A certificate authority that lives in one folder.
@@ -112,6 +113,11 @@ impl Authority {
         &self.certificate
     }
 
+    /// What names the authority in a token or on a screen.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.certificate)
+    }
+
     /// The node's leaf from `node.pem` and `node.key`; a new one is signed and written when there is none, its names
     /// differ, its authority differs, or two thirds of its life are over.
     pub fn node_leaf(&self, names: &Names, now: SystemTime) -> Result<Leaf, IdentityError> {
@@ -130,6 +136,21 @@ impl Authority {
         self.sign(names, life, now).map(|(leaf, _, _)| leaf)
     }
 
+    /// Signs the key of a signing request (PKCS #10, DER) for a node of these names, and keeps nothing. Whether the
+    /// asker may be that node is the caller's decision.
+    pub fn sign_request(
+        &self,
+        request: &[u8],
+        names: &Names,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Issued, RequestError> {
+        let key = RequestedKey::parse(request)?;
+        let (certificate, serial) = self.certify(&key, names, life, now)?;
+        let chain = vec![certificate.der().clone(), self.certificate.clone()];
+        Ok(Issued { chain, serial, expires: now + life })
+    }
+
     fn stored_leaf(&self, names: &Names, now: SystemTime) -> Result<Option<Leaf>, IdentityError> {
         let certificate_path = self.folder.join(LEAF_CERTIFICATE_FILE);
         let key_path = self.folder.join(LEAF_KEY_FILE);
@@ -140,40 +161,61 @@ impl Authority {
         let Ok(key) = KeyPair::from_pem(&key_pem) else { return Ok(None) };
         let Some(note) = Note::parse(&certificate_pem) else { return Ok(None) };
         let wanted = Note::of(names, &key, self.issuer.key(), note.issued_s, note.life_s);
-        let age_s = seconds(now).checked_sub(note.issued_s);
-        let is_fresh = age_s.is_some_and(|age_s| age_s.saturating_mul(3) < note.life_s.saturating_mul(2));
-        if note != wanted || !is_fresh {
+        let starts = UNIX_EPOCH + Duration::from_secs(note.issued_s);
+        let Some(expires) = starts.checked_add(Duration::from_secs(note.life_s)) else { return Ok(None) };
+        if note != wanted || renew_due(starts, expires, now) {
             return Ok(None);
         }
         let leaf = parse_certificate(&certificate_path, &certificate_pem)?;
         Ok(Some(Leaf {
             chain: vec![leaf, self.certificate.clone()],
             key: private_key(&key),
-            expires: UNIX_EPOCH + Duration::from_secs(note.issued_s.saturating_add(note.life_s)),
+            starts,
+            expires,
             is_new: false,
         }))
     }
 
     fn sign(&self, names: &Names, life: Duration, now: SystemTime) -> Result<(Leaf, String, String), IdentityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut parameters = CertificateParams::new(names.dns.clone())?;
-        parameters.subject_alt_names.extend(names.addresses.iter().map(|&address| SanType::IpAddress(address)));
-        parameters.subject_alt_names.push(SanType::URI(names.spiffe_id.as_str().try_into()?));
-        parameters.distinguished_name = rcgen::DistinguishedName::new();
-        parameters.distinguished_name.push(DnType::CommonName, "qmesh node");
-        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        parameters.use_authority_key_identifier_extension = true;
-        set_life(&mut parameters, life, now);
-        let certificate = parameters.signed_by(&key, &self.issuer)?;
+        let (certificate, _) = self.certify(&key, names, life, now)?;
         let note = Note::of(names, &key, self.issuer.key(), seconds(now), life.as_secs());
         let leaf = Leaf {
             chain: vec![certificate.der().clone(), self.certificate.clone()],
             key: private_key(&key),
+            starts: now,
             expires: now + life,
             is_new: true,
         };
         Ok((leaf, note.text() + &certificate.pem(), key.serialize_pem()))
+    }
+
+    /// The one place in which a leaf is signed.
+    fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        names: &Names,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<(Certificate, Serial), IdentityError> {
+        let identity = &names.identity;
+        if identity.roles().is_empty() {
+            return Err(IdentityError::NoRole);
+        }
+        let serial = Serial::random()?;
+        let mut parameters = CertificateParams::new(names.dns.clone())?;
+        parameters.subject_alt_names.extend(names.addresses.iter().map(|&address| SanType::IpAddress(address)));
+        parameters.subject_alt_names.push(SanType::URI(identity.spiffe_id().as_str().try_into()?));
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(DnType::CommonName, identity.node());
+        parameters.distinguished_name.push(DnType::from_oid(ROLES_ATTRIBUTE), identity.roles().to_string());
+        parameters.distinguished_name.push(DnType::from_oid(NODE_ID_ATTRIBUTE), identity.id().to_string());
+        parameters.serial_number = Some(SerialNumber::from_slice(serial.digits()));
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        parameters.use_authority_key_identifier_extension = true;
+        set_life(&mut parameters, life, now);
+        Ok((parameters.signed_by(key, &self.issuer)?, serial))
     }
 }
 
@@ -192,7 +234,9 @@ impl Note {
     fn of(names: &Names, key: &KeyPair, authority: &KeyPair, issued_s: u64, life_s: u64) -> Self {
         let mut all = names.dns.clone();
         all.extend(names.addresses.iter().map(IpAddr::to_string));
-        all.push(names.spiffe_id.clone());
+        all.push(names.identity.spiffe_id());
+        all.push(format!("id={}", names.identity.id()));
+        all.push(format!("roles={}", names.identity.roles()));
         Self { issued_s, life_s, names: all.join(" "), key: hex(key), authority: hex(authority) }
     }
 
@@ -241,6 +285,12 @@ pub enum IdentityError {
     /// A name cannot stand in a certificate, or signing failed.
     #[error("the certificate cannot be signed: {0}")]
     Signing(#[from] rcgen::Error),
+    /// A node without a role may do nothing.
+    #[error("a certificate needs at least one role, of {}", super::roles::Roles::ALL)]
+    NoRole,
+    /// No serial number can be had.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
 }
 
 impl IdentityError {
@@ -281,10 +331,6 @@ fn hex(key: &KeyPair) -> String {
     })
 }
 
-fn private_key(key: &KeyPair) -> PrivateKeyDer<'static> {
-    PrivateKeyDer::Pkcs8(key.serialize_der().into())
-}
-
 fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, IdentityError> {
     KeyPair::from_pem(pem).map_err(|error| unreadable(path, &error))
 }
@@ -294,11 +340,11 @@ pub(crate) fn parse_certificate(path: &Path, pem: &str) -> Result<CertificateDer
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| unreadable(path, &error))
 }
 
-fn unreadable(path: &Path, error: &impl ToString) -> IdentityError {
+pub(super) fn unreadable(path: &Path, error: &impl ToString) -> IdentityError {
     IdentityError::Unreadable { path: path.to_owned(), detail: error.to_string() }
 }
 
-fn read_optional(path: &Path) -> Result<Option<String>, IdentityError> {
+pub(super) fn read_optional(path: &Path) -> Result<Option<String>, IdentityError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -307,7 +353,7 @@ fn read_optional(path: &Path) -> Result<Option<String>, IdentityError> {
 }
 
 /// Writes the file whole or not at all, readable by its owner only.
-fn write_whole(path: &Path, text: &str) -> Result<(), IdentityError> {
+pub(super) fn write_whole(path: &Path, text: &str) -> Result<(), IdentityError> {
     let staging = path.with_extension("new");
     let write = || {
         // A rest of an interrupted write is replaced, with the mode that a new file gets.
@@ -329,12 +375,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::identity::Roles;
 
     fn names() -> Names {
         Names {
             dns: vec!["localhost".to_owned()],
             addresses: vec![[127, 0, 0, 1].into()],
-            spiffe_id: spiffe_id("qmesh.local", "r1", "n1"),
+            identity: NodeIdentity::new("qmesh.local", "r1", "n1", 1, Roles::ALL).unwrap(),
         }
     }
 
