@@ -22,7 +22,7 @@ pub struct VertexId(pub [u8; ID_BYTES]);
 pub struct Slot(pub u16);
 
 /// A shard: one replication group, which owns a range of slots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct ShardId(pub u16);
 
 impl ShardId {
@@ -32,7 +32,7 @@ impl ShardId {
 
 /// A node of the cluster, numbered by the control plane from 1. A number is never given twice: a node that lost its durable log comes
 /// back under a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(pub u64);
 
 impl fmt::Display for NodeId {
@@ -41,8 +41,12 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// The version of the cluster's topology: grows with every change of members, placement or policy. 0 means "none known".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Epoch(pub u64);
+
 /// The position of an entry in its shard's log. The first entry has index 1; 0 means "nothing yet".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct LogIndex(pub u64);
 
 /// "Not older than this": what a write returns and a read may ask for.
@@ -153,6 +157,12 @@ impl VertexId {
             return Err(IdError::Kind);
         }
         Ok(Self(cid.hash().digest().try_into().map_err(|_| IdError::Kind)?))
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
     }
 }
 

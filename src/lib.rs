@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod dag;
 pub mod error;
 pub mod feed;

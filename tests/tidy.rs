@@ -63,8 +63,8 @@ fn s0_2_the_runtime_is_named_in_its_own_folders_only() {
 }
 
 #[test]
-fn s0_2_the_dag_is_pure() {
-    hold(rules::dag_is_pure);
+fn s0_2_what_decides_is_pure() {
+    hold(rules::deciding_is_pure);
 }
 
 #[test]

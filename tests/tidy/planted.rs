@@ -66,14 +66,15 @@ fn s0_2_planted_runtimes_are_caught() {
 }
 
 #[test]
-fn s0_2_planted_impurities_of_the_dag_are_caught() {
-    let rule = rules::dag_is_pure;
+fn s0_2_planted_impurities_are_caught() {
+    let rule = rules::deciding_is_pure;
     for text in [
         "async fn a() {}",
         "use std::time::{Duration, Instant};",
         "std::time::SystemTime::now()",
         "use std::{collections::HashMap, fs::File};",
-        "use std::net::IpAddr;",
+        "use std::net::UdpSocket;",
+        "use std::net::{IpAddr, TcpStream};",
         "use std::sync::{Arc, Mutex};",
         "let lock: parking_lot::RwLock<u8>;",
         "use tokio::sync::mpsc;",
@@ -81,9 +82,12 @@ fn s0_2_planted_impurities_of_the_dag_are_caught() {
         "rand::random()",
     ] {
         check(rule, "src/dag/walk/lca.rs", text, &[1]);
+        check(rule, "src/control/steps.rs", text, &[1]);
+        check(rule, "src/control/driver.rs", text, &[]);
         check(rule, "src/feed/mod.rs", text, &[]);
         check(rule, "src/dag/vertex.rs", &format!("fn a() {{}}\n#[cfg(test)]\nmod tests {{\n{text}\n}}\n"), &[]);
     }
+    check(rule, "src/control/member.rs", "use std::net::{IpAddr, SocketAddr};", &[]);
     check(rule, "src/dag/vertex.rs", "use std::time::Duration; let operand = 1; /// Instant\nfn random() {}", &[]);
 }
 

@@ -92,8 +92,11 @@ pub(crate) fn runtime_stays_home(source: &Source) -> Vec<String> {
     source.paths().into_iter().filter_map(named).collect()
 }
 
-/// `src/dag/` decides and computes: no async, clock, socket, file, lock, thread or chance.
-pub(crate) fn dag_is_pure(source: &Source) -> Vec<String> {
+/// Rooms that only decide and compute; a file `driver.rs` in one of them acts.
+const PURE: [&str; 2] = ["src/dag/", "src/control/"];
+
+/// What decides and computes names no async, clock, socket, file, lock, thread or chance.
+pub(crate) fn deciding_is_pure(source: &Source) -> Vec<String> {
     const WORDS: [&str; 13] = [
         "async",
         "await",
@@ -110,13 +113,18 @@ pub(crate) fn dag_is_pure(source: &Source) -> Vec<String> {
         "tracing",
     ];
     const PATHS: [&str; 6] = ["std::net", "std::fs", "std::thread", "std::process", "std::env", "std::io"];
-    if !source.path.starts_with("src/dag/") || source.is_test() {
+    // An address is a word; only a socket is a deed.
+    const ADDRESSES: [&str; 4] =
+        ["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr", "std::net::SocketAddr"];
+    let Some(room) = PURE.into_iter().find(|room| source.path.starts_with(room)) else { return Vec::new() };
+    if source.is_test() || source.path.ends_with("/driver.rs") {
         return Vec::new();
     }
     let named = |(line, path): (usize, String)| {
         let word = path.split("::").find(|segment| WORDS.contains(segment));
-        let prefix = PATHS.into_iter().find(|&named| path == named || path.starts_with(&format!("{named}::")));
-        word.or(prefix).map(|found| violation(source, line, &format!("dag is pure and must not name {found}")))
+        let below = |named: &str| path == named || path.starts_with(&format!("{named}::"));
+        let prefix = PATHS.into_iter().find(|named| below(named)).filter(|_| !ADDRESSES.into_iter().any(below));
+        word.or(prefix).map(|found| violation(source, line, &format!("{room} is pure and must not name {found}")))
     };
     source.paths().into_iter().filter_map(named).collect()
 }
