@@ -13,4 +13,6 @@ pub mod limits;
 pub mod node;
 pub mod router;
 pub mod runtime;
+pub mod security;
 pub mod shard;
+pub mod telemetry;

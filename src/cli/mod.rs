@@ -4,6 +4,7 @@
 //! code says how it ended (see `failure`). Does not: decide anything that a room could decide.
 
 pub mod bench;
+mod cluster;
 pub mod dag;
 pub mod doctor;
 pub mod failure;
@@ -74,6 +75,21 @@ enum Command {
     /// Look for what would keep a node from running well here.
     #[command(after_help = "Example: qmesh doctor --data ./qmesh-data")]
     Doctor(doctor::DoctorArguments),
+    /// Make the first node of a new cluster, and the cluster's authority.
+    #[command(after_help = "Example: qmesh init --data /var/lib/qmesh --name n1 --mesh 10.0.0.1:7430")]
+    Init(cluster::found::InitArguments),
+    /// Make a node that a running cluster takes in.
+    #[command(
+        after_help = "Example: qmesh join 10.0.0.1:7430 --token TOKEN --data /var/lib/qmesh --name n2 --mesh 10.0.0.2:7430"
+    )]
+    Join(cluster::found::JoinArguments),
+    /// What the cluster is, and changes of it.
+    Cluster(cluster::ClusterArguments),
+    /// Tokens with which nodes join.
+    Token(cluster::TokenArguments),
+    /// A real cluster of several processes on this machine, to try and to break.
+    #[command(after_help = "Example: qmesh demo --nodes 3")]
+    Demo(cluster::demo::DemoArguments),
     /// Completions and man pages.
     Gen(generate::GenerateArguments),
 }
@@ -92,6 +108,11 @@ pub fn main() -> ExitCode {
         Command::Bench(bench) => bench::run(global, bench),
         Command::Tune(arguments) => tune::run(&arguments, output),
         Command::Doctor(arguments) => doctor::run(&arguments, output),
+        Command::Init(arguments) => ended(cluster::found::init(&arguments, output), output),
+        Command::Join(arguments) => ended(cluster::found::join(&arguments, output), output),
+        Command::Cluster(arguments) => cluster::run(arguments, global),
+        Command::Token(arguments) => cluster::run_token(arguments, global),
+        Command::Demo(arguments) => ended(cluster::demo::run(&arguments, output), output),
         Command::Gen(arguments) => ended(generate::run(arguments, Arguments::command()), output),
     }
 }

@@ -37,6 +37,7 @@ pub struct UpArguments {
 
 /// Runs a node until it is told to end.
 pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
+    crate::telemetry::start();
     let options = UpOptions {
         data: arguments.data,
         http: arguments.http,

@@ -22,9 +22,9 @@ use rkyv::util::AlignedVec;
 use crate::dag::archive::{Scratch, SealedVertex};
 use crate::error::{Reason, Refusal};
 use crate::gateway::quic::wire::{
-    OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, OP_WATCH, PUT_ALLOW_MISSING_PARENTS,
-    PUT_HEAD_BYTES, QueryFrame, QueryRequest, RefAnswer, RefRequest, WatchFrame, WatchRequest, archive, put_request,
-    put_rows, refusal_of, unarchive,
+    ClusterAsk, OP_CLUSTER, OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, OP_WATCH,
+    PUT_ALLOW_MISSING_PARENTS, PUT_HEAD_BYTES, QueryFrame, QueryRequest, RefAnswer, RefRequest, WatchFrame,
+    WatchRequest, archive, put_request, put_rows, refusal_of, unarchive,
 };
 use crate::ids::{ID_BYTES, VertexId};
 use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, RECORD_BYTES_MAX, REQUEST_TIMEOUT_MS};
@@ -322,6 +322,17 @@ impl Node {
         let deadline = Instant::now() + self.timeout;
         let body = self.call(Lane::PointRead, OP_STATS, Bytes::new(), Repeat::Always, deadline).await?;
         serde_json::from_slice(&body).map_err(|error| ClientError::Broken(error.to_string()))
+    }
+
+    /// Asks about the cluster; the answer is JSON of the question's own form. Commands carry their request's number, so that they
+    /// repeat safely.
+    ///
+    /// # Errors
+    /// What kept the request from being answered.
+    pub async fn cluster(&self, ask: &ClusterAsk) -> Result<Bytes, ClientError> {
+        let body = serde_json::to_vec(ask).map_err(|error| ClientError::Broken(error.to_string()))?;
+        let deadline = Instant::now() + self.timeout;
+        self.call(Lane::Control, OP_CLUSTER, body.into(), Repeat::Always, deadline).await
     }
 
     /// The id that `text` names: an id, `git:HASH` or `ref:NAME`. Ids cost no question.

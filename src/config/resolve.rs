@@ -22,6 +22,8 @@ pub struct Resolved {
     pub busy_poll: Duration,
     /// The log and the memory above it.
     pub storage: ResolvedStorage,
+    /// How soon a silent primary is replaced, in milliseconds: heartbeat, and the two ends of an election's wait.
+    pub consensus_ms: (u64, u64, u64),
     /// Sockets and connections.
     pub net: ResolvedNet,
     /// Locked memory wanted, in bytes.
@@ -122,6 +124,11 @@ pub fn resolve(profile: &Profile, host: &Host) -> Result<Resolved, Unmet> {
             cache_bytes_per_core: cache_bytes(storage.cache_mib, host.memory_bytes) / cpu_of_core.len() as u64,
             scrub_bytes_per_second: (storage.scrub_mib_s != 0).then_some(storage.scrub_mib_s * MIB),
         },
+        consensus_ms: (
+            profile.consensus.heartbeat_ms,
+            profile.consensus.election_ms_min,
+            profile.consensus.election_ms_max,
+        ),
         net: ResolvedNet {
             udp_recv_buffer_bytes: size(net.udp_recv_buffer_kib * KIB),
             udp_send_buffer_bytes: size(net.udp_send_buffer_kib * KIB),

@@ -272,6 +272,15 @@ sections! {
         request_timeout_ms: u64 = "30000", "milliseconds", (10, 600_000),
             "A request that named no deadline of its own is given up after this time.";
     }
+    /// How soon a silent primary is replaced. All nodes of a cluster should say the same.
+    consensus: Consensus {
+        heartbeat_ms: u64 = "50", "milliseconds", (5, 10_000),
+            "How often the primary of a shard tells its followers that it lives. Shorter: more packets and CPU while idle.";
+        election_ms_min: u64 = "200", "milliseconds", (20, 60_000),
+            "A follower that hears nothing for a random time from here to election_ms_max stands for election. Shorter: writes resume sooner after a primary dies, and a node that was only busy loses its offices.";
+        election_ms_max: u64 = "400", "milliseconds", (40, 120_000),
+            "The other end of that time.";
+    }
     /// What the process may use of the host. `up` raises the soft limits as far as the hard ones.
     limits: Limits {
         memlock_mib: u64 = "8", "MiB", (0, 1_048_576),
@@ -330,6 +339,7 @@ impl Profile {
     fn refuse_contradictions(&self) -> Result<(), TuningError> {
         let storage = &self.storage;
         let net = &self.net;
+        let consensus = &self.consensus;
         // Smaller side, larger side, in one unit; equal is fine unless `strict`.
         let rules = [
             (
@@ -345,6 +355,18 @@ impl Profile {
                 false,
             ),
             (("storage.round_mib_max", storage.round_mib_max), ("storage.segment_mib", storage.segment_mib), 1, true),
+            (
+                ("consensus.heartbeat_ms", consensus.heartbeat_ms),
+                ("consensus.election_ms_min", consensus.election_ms_min),
+                1,
+                true,
+            ),
+            (
+                ("consensus.election_ms_min", consensus.election_ms_min),
+                ("consensus.election_ms_max", consensus.election_ms_max),
+                1,
+                true,
+            ),
             (("net.keep_alive_s", net.keep_alive_s), ("net.idle_timeout_s", net.idle_timeout_s), 1, true),
         ];
         for ((small_key, small), (large_key, large), scale, strict) in rules {

@@ -206,6 +206,14 @@ impl Roles {
     }
 }
 
+impl FromStr for Roles {
+    type Err = TextError;
+
+    fn from_str(words: &str) -> Result<Self, TextError> {
+        words.split(',').map(|word| word.trim().parse::<Role>()).collect()
+    }
+}
+
 impl FromIterator<Role> for Roles {
     fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
         Self(roles.into_iter().fold(0, |bits, role| bits | role.bit()))

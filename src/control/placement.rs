@@ -53,6 +53,12 @@ pub(super) fn of_cluster(cluster: &Cluster) -> BTreeMap<Group, Placement> {
     let shards: Vec<Group> = cluster.groups().filter(|group| *group != Group::Control).collect();
     let policy = cluster.policy();
     let mut wished = votes_of(cluster, &[Group::Control], Role::Control, CONTROL_VOTERS_MAX, false);
+    if let Some(control) = wished.get_mut(&Group::Control) {
+        // Every member follows: it must know where the others are and whose certificates are revoked.
+        let takes_part = |member: &Member| matches!(member.state, MemberState::Active | MemberState::Draining);
+        let members = cluster.members().filter(|(_, member)| takes_part(member)).map(|(node, _)| node);
+        control.config.learners = members.filter(|node| !control.config.voters.contains(node)).collect();
+    }
     wished.extend(votes_of(
         cluster,
         &shards,

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::core::{Boot, CoreParts, Life, Start, run};
 use super::superblock::Superblock;
+use super::takes_part::ClusterParts;
 use super::{UpError, UpOptions};
 use crate::config::probe::raise_soft_limits;
 use crate::config::{Backend, Host as HostFacts, Logs, Profile, Resolved, resolve};
@@ -59,6 +60,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         Logs::PerCore => core_count.min(usize::from(crate::limits::SHARDS_DEFAULT)) as u16,
         Logs::PerShard => crate::limits::SHARDS_DEFAULT,
     };
+    let membership = super::cluster::Membership::read(&options.data)?;
     let (superblock, is_new) = Superblock::open_or_create(&options.data, logs, random())?;
     let table = SlotTable::new(superblock.slots, superblock.shards, usize::from(superblock.logs), core_count);
     let (writer, skeleton) = skeleton::new(superblock.shards);
@@ -118,6 +120,25 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         request_timeout: resolved.net.request_timeout,
         http_connections_max: resolved.net.http_connections_per_core,
     });
+    let cluster = match membership {
+        None => None,
+        Some(membership) => {
+            let (tell, states) = watch::channel(Arc::new(crate::control::State::default()));
+            Some(ClusterParts {
+                credentials: super::cluster::credentials(&options.data)?,
+                data: options.data.clone(),
+                membership,
+                states,
+                tell,
+                timers: {
+                    let (heartbeat_ms, election_ms_min, election_ms_max) = resolved.consensus_ms;
+                    crate::shard::raft::Timers { heartbeat_ms, election_ms_min, election_ms_max }
+                },
+                http,
+                quic,
+            })
+        }
+    };
     let (boot_sender, boot) = crossbeam_channel::bounded(RECOVERED_CHUNKS_MAX);
     let (life_sender, life) = mpsc::channel(core_count * LIFE_MESSAGES_PER_CORE);
     let (drain, draining) = watch::channel(false);
@@ -150,6 +171,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             https: https.clone(),
             quic_server: quic_server.clone(),
             endpoint_options: endpoint_options(&resolved),
+            cluster: cluster.clone(),
         };
         let plan = CorePlan {
             index,

@@ -15,6 +15,7 @@ use qmesh_storage::LogOptions;
 use qmesh_storage::io::{Disk, threads::ThreadDisk, uring::UringDisk};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::takes_part::{ClusterParts, Part, hand_over};
 use crate::config::Backend;
 use crate::dag::ref_record::RefRecord;
 use crate::dag::skeleton::Writer;
@@ -85,13 +86,21 @@ pub(super) struct CoreParts {
     pub(super) https: Option<Arc<rustls::ServerConfig>>,
     pub(super) quic_server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(super) endpoint_options: EndpointOptions,
+    /// With other nodes: what this core is told of them.
+    pub(super) cluster: Option<ClusterParts>,
 }
 
 /// Runs one core from recovery to the end.
 pub(super) async fn run(mut parts: CoreParts) {
     let boot = parts.boot.clone();
-    let host = match open(&parts).await {
-        Ok(host) => host,
+    let part =
+        parts.cluster.as_ref().map(|cluster| Part::new(cluster, parts.index, &parts.endpoint_options)).transpose();
+    let opened = match part {
+        Ok(part) => open(&parts, part.as_ref()).await.map(|host| (host, part)),
+        Err(reason) => Err(reason),
+    };
+    let (host, part) = match opened {
+        Ok(opened) => opened,
         Err(reason) => {
             drop(boot.send(Boot::Failed(reason)));
             return;
@@ -106,6 +115,12 @@ pub(super) async fn run(mut parts: CoreParts) {
         crate::runtime::spawn(feed::follow(queue, writer, progress, parts.ref_events.clone()));
     }
     serve_inbox(host.clone(), parts.inbox, parts.busy_poll);
+    if let Some(part) = part
+        && let Err(reason) = part.start(&host, &parts.shared, parts.over.clone()).await
+    {
+        drop(parts.life.try_send(Life::Serving(Err(reason))));
+        return;
+    }
     let local = host.clone();
     let router = Router::new(parts.index, parts.shared.clone(), Box::new(move |message| local.accept(message)));
     let context = Context { router, facts: parts.facts.clone(), draining: parts.draining.clone() };
@@ -121,6 +136,7 @@ pub(super) async fn run(mut parts: CoreParts) {
             drop(parts.life.try_send(Life::Serving(Ok(()))));
             scrub_in_background(&host, parts.scrub_bytes_per_second);
             doors.await;
+            hand_over(&host).await;
             drop(parts.life.try_send(Life::Drained));
         }
         Err(error) => drop(parts.life.try_send(Life::Serving(Err(error.to_string())))),
@@ -129,7 +145,7 @@ pub(super) async fn run(mut parts: CoreParts) {
     drop(parts.over.wait_for(|&over| over).await);
 }
 
-async fn open(parts: &CoreParts) -> Result<Rc<Host>, String> {
+async fn open(parts: &CoreParts, part: Option<&Part>) -> Result<Rc<Host>, String> {
     let not_started = |error: std::io::Error| format!("the disk backend {}: {error}", parts.backend.word());
     let direct = parts.log_options.direct;
     let disk: Rc<dyn Disk> = match parts.backend {
@@ -148,7 +164,7 @@ async fn open(parts: &CoreParts) -> Result<Rc<Host>, String> {
         directory: parts.directory.clone(),
         log_options: parts.log_options.clone(),
         cache_bytes: parts.cache_bytes,
-        consensus: None,
+        consensus: part.map(Part::consensus),
     };
     let inbox = parts.shared.inboxes[parts.index].clone();
     let (boot, told) = (parts.boot.clone(), parts.boot.clone());

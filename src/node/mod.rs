@@ -5,8 +5,12 @@
 //! Does not: decide anything a room decides.
 
 mod boot;
+pub mod cluster;
 mod core;
+mod join;
+mod mesh;
 pub mod superblock;
+mod takes_part;
 
 use std::io;
 use std::net::SocketAddr;
@@ -64,6 +68,9 @@ pub enum UpError {
         /// The flag that changes it.
         flag: &'static str,
     },
+    /// The node's place in its cluster.
+    #[error(transparent)]
+    Cluster(#[from] cluster::ClusterError),
     /// A log could not be opened.
     #[error("{0}")]
     Log(String),

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{broadcast, oneshot};
@@ -25,7 +26,7 @@ use crate::dag::skeleton::{Number, Skeleton};
 use crate::dag::walk::{Scratch, Step};
 use crate::error::{Reason, Refusal};
 use crate::feed::Progress;
-use crate::ids::{Token, VertexId};
+use crate::ids::{ShardId, Token, VertexId};
 use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, WALK_EDGES_PER_SLICE};
 use crate::runtime::{Full, Sender};
 use message::{CoreStats, Message, PutReceipt, RefReceipt, Reply};
@@ -254,6 +255,15 @@ impl Router {
     pub async fn ref_log(&self, name: RefName, limit: usize) -> Result<Option<Vec<LogEntry>>, Refusal> {
         let core = self.table().core(self.table().shard(&name.key()));
         self.ask(core, |reply| Message::RefLog { name, limit, reply }).await?
+    }
+
+    /// Asks the core that has a group, as another node would.
+    ///
+    /// # Errors
+    /// What the answer refuses; Overloaded.
+    pub async fn group(&self, operation: u16, shard: ShardId, body: Bytes) -> Result<Bytes, Refusal> {
+        let core = if shard == ShardId::CONTROL { 0 } else { self.table().core(shard) };
+        self.ask(core, |reply| Message::Mesh { operation, shard, body, reply }).await?
     }
 
     /// The figures of every core.

@@ -27,6 +27,8 @@ pub const OP_SHARD_GET: u16 = 0x0111;
 pub const OP_SHARD_REF: u16 = 0x0112;
 /// What the control plane is asked; its shard is [`crate::ids::ShardId::CONTROL`].
 pub const OP_CONTROL: u16 = 0x0120;
+/// A stranger with a token; only asked by the door for strangers of the same node.
+pub const OP_JOIN: u16 = 0x0123;
 /// What a group looks like from a replica.
 pub const OP_GROUP_VIEW: u16 = 0x0121;
 /// Membership change or hand-over; asked of a group's primary.

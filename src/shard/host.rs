@@ -91,7 +91,7 @@ pub trait Steward: Machine {
     /// At open: a record that is known to be committed; a record that is not of a vertex stands in its hint whole.
     fn replay(&self, index: LogIndex, kind: u8, hint: &[u8]);
     /// Answers what another node asks.
-    fn serve(&self, operation: u16, body: Bytes) -> LocalAnswer;
+    fn serve(self: Rc<Self>, operation: u16, body: Bytes) -> LocalAnswer;
 }
 
 /// An answer that takes its time, on its own core.
@@ -99,7 +99,7 @@ pub type LocalAnswer = std::pin::Pin<Box<dyn Future<Output = Result<Bytes, Refus
 
 impl HostParts {
     pub(super) fn steward(&self, operation: u16) -> Option<&Rc<dyn Steward>> {
-        let is_its_own = operation == crate::router::peers::OP_CONTROL;
+        let is_its_own = matches!(operation, crate::router::peers::OP_CONTROL | crate::router::peers::OP_JOIN);
         self.consensus.as_ref()?.steward.as_ref().filter(|_| is_its_own)
     }
 }

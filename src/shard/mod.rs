@@ -11,4 +11,4 @@ mod replicated;
 mod wire;
 
 pub use host::{ConsensusParts, Host, HostParts, LocalAnswer, Recovered, Steward, log_directory};
-pub use replicated::{GroupChange, bare_request};
+pub use replicated::{GroupChange, request_head};

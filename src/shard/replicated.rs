@@ -542,19 +542,19 @@ impl Host {
             OP_SHARD_GET => self.serve_get(shard, body).await,
             OP_SHARD_REF => self.serve_ref(shard, body).await,
             OP_GROUP_VIEW => {
-                let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                let group = self.group(shard).ok_or_else(|| no_group(shard))?;
                 let view = serde_json::to_vec(&group.view());
                 view.map(Bytes::from).map_err(|error| Refusal::new(Reason::Internal, error.to_string()))
             }
             OP_GROUP_CHANGE => self.change_group(shard, &body).await.map(|()| Bytes::new()),
             _ if shard == ShardId::CONTROL && self.parts.steward(operation).is_some() => {
                 match self.parts.steward(operation) {
-                    Some(steward) => steward.serve(operation, body).await,
+                    Some(steward) => steward.clone().serve(operation, body).await,
                     None => Err(no_primary(shard)),
                 }
             }
             _ => {
-                let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
+                let group = self.group(shard).ok_or_else(|| no_group(shard))?;
                 group.serve(operation, &body).await
             }
         }
@@ -671,13 +671,18 @@ impl GroupChange {
     }
 }
 
-/// The body of a request that carries nothing but its shard.
-pub fn bare_request(shard: ShardId) -> Bytes {
-    wire::head(shard, 0, 0).into()
+/// The head of a request of another room: version, shard, flags.
+pub fn request_head(shard: ShardId, flags: u32) -> Vec<u8> {
+    wire::head(shard, flags, 0)
 }
 
 /// The other node certainly did not carry it out.
 struct NotSeen;
+
+fn no_group(shard: ShardId) -> Refusal {
+    let detail = format!("this node takes no part in group {}; it is alone, or still starting", shard.0);
+    Refusal::new(Reason::Unavailable, detail)
+}
 
 fn no_primary(shard: ShardId) -> Refusal {
     let detail = format!("shard {} has no primary that answers; is a majority of its voters up?", shard.0);

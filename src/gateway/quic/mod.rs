@@ -14,14 +14,16 @@ use bytes::{Bytes, BytesMut};
 use qmesh_net::rpc::server::{Handler, Replies, Request};
 
 use super::{Context, json, now_ms};
+use crate::control::ask::{from_json, to_json};
 use crate::dag::archive::{Scratch, SealedVertex};
 use crate::dag::refs::{Expect, RefMove, RefName};
 use crate::error::{Reason, Refusal};
-use crate::ids::{Token, VertexId};
+use crate::ids::{ShardId, Token, VertexId};
 use crate::limits::{GET_BATCH_MAX, PAGE_MAX, PUT_BATCH_MAX, REFLOG_ENTRIES_MAX};
 use crate::router::PutOptions;
 use crate::router::message::PutReceipt;
-use wire::{RefAnswer, RefRequest, archive, unarchive};
+use crate::router::peers::{OP_CONTROL, OP_GROUP_VIEW};
+use wire::{ClusterAsk, RefAnswer, RefRequest, archive, unarchive};
 
 /// Answers native requests on one core.
 pub struct Door {
@@ -77,6 +79,7 @@ impl Door {
                     wire::OP_HAS => has(&context, &request.body).await,
                     wire::OP_REF => refs(&context, &request.body).await,
                     wire::OP_STATS => stats(&context).await,
+                    wire::OP_CLUSTER => cluster(&context, &request.body).await,
                     wire::OP_RESOLVE => resolve(&context, &request.body).await,
                     wire::OP_QUERY => graph::query(&context, &request.body, id, &replies).await,
                     wire::OP_WATCH => graph::watch(&context, &request.body, id, &replies).await,
@@ -99,6 +102,24 @@ impl Door {
                 Err(refusal) => refuse(&replies, id, &refusal),
             }
         });
+    }
+}
+
+async fn cluster(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
+    let router = &context.router;
+    match from_json("a question about the cluster", body)? {
+        ClusterAsk::Control { ask } => {
+            router.group(OP_CONTROL, ShardId::CONTROL, crate::control::plane::request(&ask, true)?).await
+        }
+        ClusterAsk::Groups => {
+            let mut views = Vec::new();
+            for shard in router.table().shards().chain([ShardId::CONTROL]) {
+                let body = crate::control::plane::bare_request(shard);
+                let view = router.group(OP_GROUP_VIEW, shard, body).await?;
+                views.push(from_json::<serde_json::Value>("a group's view", &view)?);
+            }
+            to_json(&views)
+        }
     }
 }
 

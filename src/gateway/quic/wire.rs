@@ -40,6 +40,22 @@ pub const OP_RESOLVE: u16 = 7;
 /// Follow new vertices and moves of refs; the answer is frames until the caller stops.
 pub const OP_WATCH: u16 = 8;
 
+/// Ask the control plane, or what this node's groups look like; JSON both ways, see [`ClusterAsk`].
+pub const OP_CLUSTER: u16 = 9;
+
+/// What a person asks of the cluster through a node.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "of", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ClusterAsk {
+    /// The control plane.
+    Control {
+        /// What.
+        ask: crate::control::ask::Ask,
+    },
+    /// This node: what its groups look like.
+    Groups,
+}
+
 /// Bit of the put options: accept vertices whose parents are not here.
 pub const PUT_ALLOW_MISSING_PARENTS: u32 = 1;
 /// Bytes before the records of a put.

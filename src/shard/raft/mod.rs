@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Config, EntryPayload, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Config, EntryPayload, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use qmesh_storage::{Entry, Location, Payload};
 
 use crate::error::{Reason, Refusal};
@@ -150,6 +150,8 @@ pub struct Group {
     store: Rc<Store>,
     /// Reads that asked a majority since start.
     read_rounds: Cell<u64>,
+    /// A replica that answered within this time lives.
+    lately: Duration,
 }
 
 /// What a group looks like from this replica.
@@ -169,6 +171,12 @@ pub struct GroupView {
     pub voters: BTreeSet<u64>,
     /// Learners.
     pub learners: BTreeSet<u64>,
+    /// The entry that made them so; `None` before the first.
+    pub membership_at: Option<u64>,
+    /// Whether the voters are just being changed.
+    pub is_joint: bool,
+    /// At the primary: replicas that answered lately.
+    pub live: BTreeSet<u64>,
     /// Last entry of its log.
     pub last: u64,
     /// Last entry that is synced here.
@@ -209,11 +217,12 @@ impl Group {
             ..Config::default()
         };
         let config = Arc::new(config.validate().map_err(|error| format!("timers: {error}"))?);
+        let lately = Duration::from_millis(4 * timers.election_ms_max);
         let network = network::Network { shard, peers };
         let applier = store::Applier { store: store.clone(), machine };
         let raft = Raft::new(node.0, config, network, store::Handle(store.clone()), applier).await;
         let raft = raft.map_err(|error| format!("shard {}: {error}", shard.0))?;
-        Ok(Rc::new(Self { shard, node, raft, store, read_rounds: Cell::new(0) }))
+        Ok(Rc::new(Self { shard, node, raft, store, read_rounds: Cell::new(0), lately }))
     }
 
     /// Makes a new group with this node as its only voter; one that has entries already is left as it is.
@@ -320,6 +329,13 @@ impl Group {
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let matched = metrics.replication.iter().flatten();
+        let lately = self.lately;
+        let live = metrics
+            .heartbeat
+            .iter()
+            .flatten()
+            .filter(|(_, heard)| heard.as_ref().is_some_and(|heard| heard.elapsed() <= lately));
+        let live = live.map(|(node, _)| *node);
         let role = match metrics.state {
             ServerState::Leader => "primary",
             ServerState::Follower => "follower",
@@ -336,6 +352,9 @@ impl Group {
             primary: metrics.current_leader,
             voters: membership.voter_ids().collect(),
             learners: membership.learner_ids().collect(),
+            membership_at: metrics.membership_config.log_id().as_ref().map(|id| id.index + 1),
+            is_joint: 1 < membership.get_joint_config().len(),
+            live: live.collect(),
             last: track.last_index(),
             durable: track.durable_index(),
             committed: metrics.local_committed.as_ref().map_or(0, |id| id.index + 1),

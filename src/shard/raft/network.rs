@@ -28,6 +28,9 @@ type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + 'a>>;
 type BoxStream<'a, T> = std::pin::Pin<Box<dyn Stream<Item = T> + 'a>>;
 type TransferResponse = Result<(), openraft::raft::TransferLeaderError<Types>>;
 
+/// Time for an answer to entries: a replica whose disk is slow is not asked again while it is still at work.
+const APPEND_LIMIT: Duration = Duration::from_secs(2);
+
 /// The replicas of a group, as openraft asks for them.
 pub(super) struct Network {
     pub(super) shard: ShardId,
@@ -67,6 +70,11 @@ fn answered<T>(
     parse(&body).map_err(|error| unreachable(&error))
 }
 
+/// A sign of life that comes late says nothing; entries that come late are still wanted.
+fn limit(request: &AppendEntriesRequest<Types>, option: &RPCOption) -> Duration {
+    if request.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(APPEND_LIMIT) }
+}
+
 /// Entries go with the writes; a sign of life must not wait behind them.
 fn lane(request: &AppendEntriesRequest<Types>) -> Lane {
     if request.entries.is_empty() { Lane::Control } else { Lane::Put }
@@ -81,7 +89,7 @@ impl RaftNetworkV2<Types> for Replica {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let body = wire::append_request(self.shard, &request);
-        let answer = self.ask(lane(&request), OP_RAFT_APPEND, body, option.hard_ttl()).await;
+        let answer = self.ask(lane(&request), OP_RAFT_APPEND, body, limit(&request, &option)).await;
         answered(answer, wire::parse_append_answer)
     }
 
@@ -99,7 +107,7 @@ impl RaftNetworkV2<Types> for Replica {
                 let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
                 let previous = request.prev_log_id;
                 let body = wire::append_request(replica.shard, &request);
-                let answer = replica.ask(lane(&request), OP_RAFT_APPEND, body, option.hard_ttl());
+                let answer = replica.ask(lane(&request), OP_RAFT_APPEND, body, limit(&request, &option));
                 async move { (previous, last, answered(answer.await, wire::parse_append_answer)) }
             })
             .buffered(APPENDS_IN_FLIGHT_MAX);
