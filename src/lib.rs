@@ -12,4 +12,5 @@ pub mod limits;
 pub mod node;
 pub mod router;
 pub mod runtime;
+pub mod security;
 pub mod shard;
