@@ -84,7 +84,7 @@ impl MeshEndpoint {
             joiners: Cell::new(0),
             options,
             draining: draining.clone(),
-            refusals: RefCell::new(RefusalLog::default()),
+            refusals: Rc::default(),
         };
         self.endpoint.serve_each(Rc::new(reception), drain_timeout, draining).await;
     }
@@ -108,7 +108,7 @@ struct MeshReception {
     joiners: Cell<usize>,
     options: ServeOptions,
     draining: watch::Receiver<bool>,
-    refusals: RefCell<RefusalLog>,
+    refusals: Rc<Refusals>,
 }
 
 impl Reception for MeshReception {
@@ -126,7 +126,7 @@ impl Reception for MeshReception {
             }
             Ok(Caller::Joiner) => match self.seat() {
                 Ok((joining, _seat)) => {
-                    let gate = Rc::new(JoinGate::new(joining, connection.clone()));
+                    let gate = Rc::new(JoinGate::new(joining, connection.clone(), self.refusals.clone()));
                     let options = joining.options.serve_options(&options);
                     let served = serve(connection.clone(), None, gate, options, draining);
                     if task::within(joining.options.connection_timeout, served).await.is_none() {
@@ -140,7 +140,7 @@ impl Reception for MeshReception {
     }
 
     fn failed(&self, address: SocketAddr, error: &ConnectionError) {
-        self.complain(address, error);
+        self.refusals.tell(address, error);
     }
 }
 
@@ -157,12 +157,18 @@ impl MeshReception {
     }
 
     fn turn_away(&self, connection: &Connection, reason: &TurnedAway) {
-        self.complain(connection.remote_address(), reason);
+        self.refusals.tell(connection.remote_address(), reason);
         connection.close(VarInt::from_u32(reason.code() as u32), reason.to_string().as_bytes());
     }
+}
 
-    fn complain(&self, address: SocketAddr, reason: &dyn Display) {
-        if let Some(unwritten) = self.refusals.borrow_mut().permits(Instant::now()) {
+/// Tells the log who was refused and why.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(RefCell<RefusalLog>);
+
+impl Refusals {
+    pub(crate) fn tell(&self, address: SocketAddr, reason: &dyn Display) {
+        if let Some(unwritten) = self.0.borrow_mut().permits(Instant::now()) {
             tracing::warn!(peer = %address, reason = %reason, unwritten, "peer refused");
         }
     }

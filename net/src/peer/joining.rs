@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quinn::{Connection, VarInt};
 
 use crate::{
+    io::mesh::Refusals,
     rpc::server::{Handler, Replies, Request, ServeOptions},
     wire::{CloseCode, OPERATION_HELLO, OPERATION_JOIN},
 };
@@ -80,12 +81,13 @@ pub(crate) struct JoinGate {
     handler: Rc<dyn Handler>,
     connection: Connection,
     attempts_left: Cell<u32>,
+    refusals: Rc<Refusals>,
 }
 
 impl JoinGate {
-    pub(crate) fn new(joining: &Joining, connection: Connection) -> Self {
+    pub(crate) fn new(joining: &Joining, connection: Connection, refusals: Rc<Refusals>) -> Self {
         let attempts_left = Cell::new(joining.options.attempts_per_connection);
-        Self { handler: joining.handler.clone(), connection, attempts_left }
+        Self { handler: joining.handler.clone(), connection, attempts_left, refusals }
     }
 
     fn permits(&self, request: &Request) -> Result<(), &'static str> {
@@ -107,7 +109,7 @@ impl Handler for JoinGate {
             match self.permits(&request) {
                 Ok(()) => self.handler.requests(vec![request], replies),
                 Err(reason) => {
-                    tracing::warn!(peer = %replies.peer(), reason, operation = request.operation, "peer refused");
+                    self.refusals.tell(replies.peer(), &reason);
                     self.connection.close(VarInt::from_u32(CloseCode::JoinOnly as u32), reason.as_bytes());
                     replies.answer(request.id, STATUS_REFUSED, Bytes::new());
                 }

@@ -3,7 +3,8 @@
 //! Promises: nobody calls a node's operations without a certificate that the cluster's authority signed, that is valid
 //! now and not revoked; keys, trust and revocations are replaced while connections are open, and no call fails by it; a
 //! stranger with a token may do one thing, which is to join; each refusal says why, on both sides.
-//! Does not: say which role may do what, keep tokens, or find peers.
+//! Does not: say which role may do what, keep tokens, find peers, or close a connection because its certificate has
+//! expired meanwhile; to end one early, revoke its certificate.
 
 mod admission;
 mod client;

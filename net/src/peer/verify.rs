@@ -78,6 +78,11 @@ impl Snapshot {
 
 /// TLS of an endpoint for nodes and for those who want to become one.
 pub(crate) fn mesh_endpoint(credentials: &Arc<Credentials>) -> Result<Arc<QuicServerConfig>, ConfigError> {
+    let config = endpoint_config(credentials)?;
+    Ok(Arc::new(QuicServerConfig::try_from(config).map_err(|_| ConfigError::NoInitialCipher)?))
+}
+
+fn endpoint_config(credentials: &Arc<Credentials>) -> Result<ServerConfig, ConfigError> {
     let shown = Shown(credentials.clone());
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -87,7 +92,7 @@ pub(crate) fn mesh_endpoint(credentials: &Arc<Credentials>) -> Result<Arc<QuicSe
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(QuicServerConfig::try_from(config).map_err(|_| ConfigError::NoInitialCipher)?))
+    Ok(config)
 }
 
 /// TLS of a node that connects to another, and where its reason to refuse will stand.
@@ -110,17 +115,27 @@ fn client(
     protocol: &[u8],
 ) -> Result<(Arc<QuicClientConfig>, Verdict), ConfigError> {
     let verdict = Verdict::default();
+    let config = client_config(rule, shown, protocol, verdict.clone())?;
+    Ok((Arc::new(QuicClientConfig::try_from(config).map_err(|_| ConfigError::NoInitialCipher)?), verdict))
+}
+
+fn client_config(
+    rule: Rule,
+    shown: Option<Arc<Shown>>,
+    protocol: &[u8],
+    verdict: Verdict,
+) -> Result<ClientConfig, ConfigError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(EndpointVerifier { rule, verdict: verdict.clone() }));
+        .with_custom_certificate_verifier(Arc::new(EndpointVerifier { rule, verdict }));
     let mut config = match shown {
         Some(shown) => builder.with_client_cert_resolver(shown),
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = Resumption::disabled();
-    Ok((Arc::new(QuicClientConfig::try_from(config).map_err(|_| ConfigError::NoInitialCipher)?), verdict))
+    Ok(config)
 }
 
 /// What the check of one connection found: an error of TLS is only a code and words.
@@ -306,5 +321,53 @@ impl ServerCertVerifier for EndpointVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed set-up should end the test")]
+mod tests {
+    use std::time::SystemTime;
+
+    use rustls::{ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion, ServerConnection};
+
+    use super::*;
+    use crate::identity::{Authority, LEAF_LIFE, Names, NodeIdentity, Roles};
+
+    #[test]
+    fn s6_1_3_nodes_speak_tls_1_3_with_the_hybrid_group_and_never_resume() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(folder.path(), SystemTime::now()).unwrap();
+        let credentials = |id: u64| {
+            let identity = NodeIdentity::new("a", "eu", &format!("n{id}"), id, Roles::ALL).unwrap();
+            let names = Names { dns: Vec::new(), addresses: Vec::new(), identity };
+            let leaf = authority.issue_leaf(&names, LEAF_LIFE, SystemTime::now()).unwrap();
+            Credentials::new(&leaf, &[authority.certificate().clone()]).unwrap()
+        };
+        let (server, client) = (credentials(1), credentials(2));
+        let server = Arc::new(endpoint_config(&server).unwrap());
+        let rule = Rule::Member { credentials: client.clone(), expect: Expect::Node(1) };
+        let client = client_config(rule, Some(Arc::new(Shown(client))), PEER_ALPN, Verdict::default()).unwrap();
+        let client = Arc::new(client);
+        for round in 0..2 {
+            let name = ServerName::try_from("mesh.qmesh.internal").unwrap();
+            let mut client = ClientConnection::new(client.clone(), name).unwrap();
+            let mut server = ServerConnection::new(server.clone()).unwrap();
+            while client.is_handshaking() || server.is_handshaking() || client.wants_write() || server.wants_write() {
+                let mut wire = Vec::new();
+                client.write_tls(&mut wire).unwrap();
+                server.read_tls(&mut wire.as_slice()).unwrap();
+                server.process_new_packets().unwrap();
+                let mut wire = Vec::new();
+                server.write_tls(&mut wire).unwrap();
+                client.read_tls(&mut wire.as_slice()).unwrap();
+                client.process_new_packets().unwrap();
+            }
+            assert_eq!(server.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+            assert_eq!(server.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+            assert_eq!(server.alpn_protocol(), Some(PEER_ALPN));
+            assert_eq!(server.handshake_kind(), Some(HandshakeKind::Full), "round {round}");
+            assert_eq!(client.tls13_tickets_received(), 0);
+        }
     }
 }
