@@ -16,6 +16,8 @@ use crate::shard::raft::{Group, GroupView};
 
 /// Time between two looks at a group whose wish is not reached.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Time that a node gets to take an office that was handed to it, before it is handed anew.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(2);
 /// Entries that a replica may be behind and still count as caught up.
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
@@ -26,7 +28,7 @@ pub type Report = Rc<dyn Fn(Action) -> std::pin::Pin<Box<dyn Future<Output = boo
 pub async fn reconcile(group: Rc<Group>, states: watch::Receiver<Arc<State>>, report: Report) {
     let name = if group.shard() == ShardId::CONTROL { GroupName::Control } else { GroupName::Shard(group.shard()) };
     loop {
-        group.changed(LOOK_AGAIN).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
         if !group.is_ready_primary() {
             continue;
         }
@@ -49,7 +51,7 @@ pub async fn reconcile(group: Rc<Group>, states: watch::Receiver<Arc<State>>, re
         let done = match step {
             None => match next_transfer(&current, wished, &progress) {
                 None => continue,
-                Some(to) => group.transfer(to).await,
+                Some(to) => hand_over(&group, to).await,
             },
             Some(Step::AddLearner(node)) => group.add_learner(node).await,
             Some(Step::Promote { voters }) => group.set_voters(numbers(&voters), true).await,
@@ -59,7 +61,7 @@ pub async fn reconcile(group: Rc<Group>, states: watch::Receiver<Arc<State>>, re
                 group.set_voters(numbers(&voters), true).await
             }
             Some(Step::RemoveLearner(node)) => group.remove_learner(node).await,
-            Some(Step::TransferLeadership { to }) => group.transfer(to).await,
+            Some(Step::TransferLeadership { to }) => hand_over(&group, to).await,
         };
         match done {
             Ok(()) => {
@@ -68,6 +70,13 @@ pub async fn reconcile(group: Rc<Group>, states: watch::Receiver<Arc<State>>, re
             Err(error) => tracing::debug!(shard = view.shard, error, "a step towards the wished members was not taken"),
         }
     }
+}
+
+/// Hands the office over and gives the other time to take it.
+async fn hand_over(group: &Group, to: NodeId) -> Result<(), String> {
+    let done = group.transfer(to).await;
+    tokio::time::sleep(HAND_OVER_PAUSE).await;
+    done
 }
 
 fn config(view: &GroupView) -> GroupConfig {

@@ -363,13 +363,6 @@ impl Group {
         }
     }
 
-    /// Waits until something about the group's office or membership may have changed, or `limit` is over.
-    pub async fn changed(&self, limit: Duration) {
-        let mut metrics = self.raft.server_metrics();
-        // A group that has ended changes no more; the limit is the answer to both.
-        let _ = tokio::time::timeout(limit, metrics.changed()).await;
-    }
-
     /// Ends the replica: no more is proposed, appended or applied.
     pub async fn end(&self) {
         if self.raft.shutdown().await.is_err() {
