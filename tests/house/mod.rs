@@ -53,7 +53,8 @@ impl Node {
         let mut child = command
             .args(["up", "--data"])
             .arg(data)
-            .args(["--http", "127.0.0.1:0", "--quic", "127.0.0.1:0", "-o", "json"])
+            .args(if arguments.contains(&"--http") { &[][..] } else { &["--http", "127.0.0.1:0", "--quic", "127.0.0.1:0"] })
+            .args(["-o", "json"])
             .args(if arguments.contains(&"--tuning") { &[][..] } else { &["--tuning", TWO_CORES] })
             .args(arguments)
             .stdin(Stdio::null())

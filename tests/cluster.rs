@@ -1,0 +1,381 @@
+//! Clusters of real nodes: several processes on this machine, joined by tokens, killed, paused and restarted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is what a test reports")]
+
+mod house;
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use house::{Node, QMESH};
+use tempfile::TempDir;
+
+/// Kills of one run; QMESH_CLUSTER_KILLS asks for more.
+const KILLS: usize = 4;
+/// Time for anything that a cluster does by itself, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A member: its place, and its process while it lives.
+struct Member {
+    name: String,
+    data: PathBuf,
+    http: SocketAddr,
+    quic: SocketAddr,
+    mesh: SocketAddr,
+    node: Option<Node>,
+}
+
+struct Cluster {
+    folder: TempDir,
+    members: Vec<Member>,
+}
+
+impl Member {
+    fn start(&mut self) {
+        let (http, quic) = (self.http.to_string(), self.quic.to_string());
+        let mut command = Command::new(QMESH);
+        command.env("QMESH_LOG", std::env::var("QMESH_LOG").unwrap_or_else(|_| "warn,openraft=off".to_owned()));
+        let arguments = ["--tuning", "laptop", "--http", &http, "--quic", &quic];
+        self.node = Some(Node::spawn(command, &self.data, &arguments).unwrap_or_else(|error| panic!("{error}")));
+    }
+
+    fn kill(&mut self) {
+        drop(self.node.take().expect("a member that lives").kill());
+    }
+
+    fn node(&self) -> &Node {
+        self.node.as_ref().expect("a member that lives")
+    }
+}
+
+impl Cluster {
+    /// A cluster of `count` members, every one a voter of every group that has so many.
+    fn of(count: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = Self { folder, members: Vec::new() };
+        for number in 1..=count {
+            let name = format!("n{number}");
+            let (http, quic, mesh) = (free_port(), free_port(), free_port());
+            let data = cluster.folder.path().join(&name);
+            let mut member = Member { name, data, http, quic, mesh, node: None };
+            let place = member.place();
+            let place: Vec<&str> = place.iter().map(String::as_str).collect();
+            match cluster.members.first() {
+                None => succeeds(&qmesh(&[&["init"], &place[..]].concat())),
+                Some(first) => {
+                    let token = first.node().ok(&["token", "issue"]);
+                    let at = first.mesh.to_string();
+                    succeeds(&qmesh(&[&["join", &at, "--token", &token], &place[..]].concat()));
+                }
+            }
+            member.start();
+            cluster.members.push(member);
+        }
+        cluster.settles(count.min(5) - usize::from(count.min(5).is_multiple_of(2)));
+        cluster
+    }
+
+    /// Waits until every group has `voters` voters and a primary, and every member that lives has applied what is committed.
+    fn settles(&self, voters: usize) {
+        let until = Instant::now() + PATIENCE;
+        let mut told = String::new();
+        while Instant::now() < until {
+            let asked = self.living().next().expect("a member that lives").run(&["cluster", "status", "-o", "json"]);
+            told = String::from_utf8_lossy(&asked.stdout).into_owned() + &String::from_utf8_lossy(&asked.stderr);
+            let status: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
+            let groups = status["groups"].as_array().cloned().unwrap_or_default();
+            let living = self.living().count();
+            let is_settled = |group: &serde_json::Value| {
+                let applied = group["applied"].as_object().unwrap();
+                group["voters"].as_array().unwrap().len() == voters
+                    && !group["primary"].is_null()
+                    && applied.len() == living
+                    && applied.values().all(|index| *index == group["committed"])
+            };
+            if groups.len() == 5 && groups.iter().all(is_settled) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+        panic!("the cluster does not settle with {voters} voters:\n{told}");
+    }
+
+    fn living(&self) -> impl Iterator<Item = &Node> {
+        self.members.iter().filter_map(|member| member.node.as_ref())
+    }
+
+    fn node(&self, number: usize) -> &Node {
+        self.members[number - 1].node()
+    }
+
+    fn notes(&self) -> PathBuf {
+        self.folder.path().join("acknowledged")
+    }
+}
+
+impl Member {
+    fn place(&self) -> Vec<String> {
+        let mesh = self.mesh.to_string();
+        vec!["--data".into(), text(&self.data), "--name".into(), self.name.clone(), "--mesh".into(), mesh]
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+fn qmesh(arguments: &[&str]) -> Output {
+    Command::new(QMESH).args(arguments).output().expect("the binary runs")
+}
+
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn refused(output: &Output, code: i32, wanted: &str) {
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{told}");
+    assert!(told.contains(wanted), "{told:?} should say {wanted:?}");
+}
+
+/// A port that is free for TCP and UDP; the next one differs.
+fn free_port() -> SocketAddr {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    drop(UdpSocket::bind(address).unwrap());
+    address
+}
+
+/// Writes that note what was acknowledged, until the load is dropped.
+struct Load(Child);
+
+impl Load {
+    fn on(node: &Node, notes: &Path) -> Self {
+        let load = Command::new(QMESH)
+            .args(["bench", "acknowledged", "--in-flight", "16", "--append", notes.to_str().unwrap()])
+            .env("QMESH_NODE", node.quic().to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(load.unwrap())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn length(notes: &Path) -> u64 {
+    fs::metadata(notes).map_or(0, |metadata| metadata.len())
+}
+
+/// Waits until so many more bytes of notes are there, and says how long that took.
+fn grows(notes: &Path, bytes: u64) -> Duration {
+    let (started, wanted) = (Instant::now(), length(notes) + bytes);
+    while length(notes) < wanted {
+        assert!(started.elapsed() < PATIENCE, "nothing was acknowledged for {PATIENCE:?}");
+        std::thread::yield_now();
+    }
+    started.elapsed()
+}
+
+#[test]
+fn s1_2_6_any_member_takes_any_request_and_they_agree() {
+    let cluster = Cluster::of(3);
+    let mut ids: Vec<String> = Vec::new();
+    for number in 0..9 {
+        let node = cluster.node(1 + number % 3);
+        let body = format!("from {number}");
+        let mut arguments = vec!["dag", "put", "--kind", "note"];
+        // The parent was put at another member, and is known there because it was acknowledged.
+        if let Some(parent) = ids.last() {
+            arguments.extend(["--parent", parent]);
+        }
+        arguments.push("-");
+        let id = node.ok_with_input(&arguments, body.as_bytes());
+        ids.push(id);
+    }
+    for (number, id) in ids.iter().enumerate() {
+        for member in 1..=3 {
+            assert_eq!(cluster.node(member).ok(&["dag", "get", id, "--payload"]), format!("from {number}"));
+        }
+    }
+    let nowhere = cluster.node(2).run(&["dag", "get", &"0".repeat(64)]);
+    refused(&nowhere, 5, "");
+    let set = |member: usize, id: &str, old: &str| cluster.node(member).run(&["ref", "set", "main", id, "--if", old]);
+    succeeds(&set(1, &ids[0], "none"));
+    refused(&set(2, &ids[1], "none"), 4, "main");
+    succeeds(&set(3, &ids[1], &ids[0]));
+    for member in 1..=3 {
+        assert_eq!(cluster.node(member).ok(&["ref", "get", "main"]), ids[1]);
+        assert!(cluster.node(member).ok(&["ref", "list"]).contains(&ids[1]));
+        let log = cluster.node(member).ok(&["ref", "log", "main", "-o", "ndjson"]);
+        assert_eq!(log.lines().count(), 2, "{log}");
+    }
+    cluster.settles(3);
+    for member in 1..=3 {
+        let ancestors = cluster.node(member).ok(&["dag", "ancestors", &ids[8], "-o", "ndjson"]);
+        assert_eq!(ancestors.lines().count(), 9, "{ancestors}");
+        let figures: serde_json::Value = serde_json::from_str(&cluster.node(member).ok(&["stats", "-o", "json"])).unwrap();
+        assert!(figures.is_object());
+    }
+}
+
+#[test]
+fn s1_2_4_killed_members_lose_nothing_and_writes_resume() {
+    let kills = std::env::var("QMESH_CLUSTER_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
+    let mut cluster = Cluster::of(3);
+    let notes = cluster.notes();
+    fs::write(&notes, "").unwrap();
+    let mut resumed: Vec<Duration> = Vec::new();
+    for kill in 0..kills {
+        let (victim, witness) = (kill % 3, (kill + 1) % 3);
+        let load = Load::on(cluster.members[witness].node(), &notes);
+        // A different moment each time: after so many notes, not after so much time.
+        grows(&notes, 65 * (50 + kill as u64 * 97 % 400));
+        cluster.members[victim].kill();
+        // Long enough that what was in flight at the primaries that live cannot fill it.
+        resumed.push(grows(&notes, 65 * 64));
+        cluster.members[victim].start();
+        grows(&notes, 65 * 16);
+        drop(load);
+        if kill % 5 == 4 {
+            cluster.members[witness].node().ok(&["bench", "acknowledged", "--verify", notes.to_str().unwrap()]);
+        }
+    }
+    cluster.settles(3);
+    for member in &cluster.members {
+        let told = member.node().ok(&["bench", "acknowledged", "--verify", notes.to_str().unwrap()]);
+        assert!(told.ends_with(", 0 lost") && !told.starts_with("0 "), "{}: {told}", member.name);
+    }
+    resumed.sort_unstable();
+    let (median, worst) = (resumed[resumed.len() / 2], resumed[resumed.len() - 1]);
+    println!("{kills} kills: writes resumed after {median:?} (median), {worst:?} (worst); 0 lost");
+}
+
+#[test]
+fn s1_2_3_a_cluster_that_died_whole_comes_back_with_everything() {
+    let mut cluster = Cluster::of(3);
+    let notes = cluster.notes();
+    fs::write(&notes, "").unwrap();
+    for round in 0..2 {
+        let load = Load::on(cluster.node(1 + round), &notes);
+        grows(&notes, 65 * 300);
+        cluster.members.iter_mut().for_each(Member::kill);
+        drop(load);
+        cluster.members.iter_mut().for_each(Member::start);
+        cluster.settles(3);
+        for member in &cluster.members {
+            let told = member.node().ok(&["bench", "acknowledged", "--verify", notes.to_str().unwrap()]);
+            assert!(told.ends_with(", 0 lost"), "{}: {told}", member.name);
+        }
+    }
+    for member in &mut cluster.members {
+        assert_eq!(member.node.take().unwrap().stop(), Some(0), "{} drains", member.name);
+        succeeds(&qmesh(&["inspect", "integrity", &text(&member.data)]));
+    }
+}
+
+#[test]
+fn s1_2_5_a_paused_primary_is_replaced_and_finds_its_place_again() {
+    let mut cluster = Cluster::of(3);
+    let notes = cluster.notes();
+    fs::write(&notes, "").unwrap();
+    for round in 0..3 {
+        let load = Load::on(cluster.members[(round + 1) % 3].node(), &notes);
+        grows(&notes, 65 * 64);
+        cluster.members[round].node().signal("-STOP");
+        grows(&notes, 65 * 64);
+        cluster.members[round].node().signal("-CONT");
+        grows(&notes, 65 * 64);
+        drop(load);
+    }
+    cluster.settles(3);
+    for member in &cluster.members {
+        let told = member.node().ok(&["bench", "acknowledged", "--verify", notes.to_str().unwrap()]);
+        assert!(told.ends_with(", 0 lost"), "{}: {told}", member.name);
+    }
+    assert_eq!(cluster.members[0].node.take().unwrap().stop(), Some(0));
+}
+
+#[test]
+fn s6_1_6_tokens_are_used_once_and_by_whom_they_are_for() {
+    let cluster = Cluster::of(1);
+    let first = &cluster.members[0];
+    let at = first.mesh.to_string();
+    let join = |name: &str, token: &str| {
+        let data = text(&cluster.folder.path().join(name));
+        let mesh = free_port().to_string();
+        qmesh(&["join", &at, "--token", token, "--name", name, "--mesh", &mesh, "--data", &data])
+    };
+    let token = first.node().ok(&["token", "issue", "--role", "storage,worker"]);
+    refused(&join("a", "qmj1-nonsense"), 2, "--token");
+    let mut typo = token.clone().into_bytes();
+    let at_typo = typo.len() - 3;
+    typo[at_typo] = if typo[at_typo] == b'a' { b'b' } else { b'a' };
+    refused(&join("a", &String::from_utf8(typo).unwrap()), 2, "--token");
+    refused(&join("n1", &token), 4, "n1");
+    succeeds(&join("a", &token));
+    refused(&join("b", &token), 6, "used");
+    // The token of another cluster: its authority is not this one's.
+    let other = Cluster::of(1);
+    let foreign = other.members[0].node().ok(&["token", "issue"]);
+    let output = join("c", &foreign);
+    assert_ne!(output.status.code(), Some(0));
+    let told = String::from_utf8_lossy(&output.stderr).to_lowercase();
+    assert!(told.contains("authority") || told.contains("fingerprint"), "{told}");
+    // A directory that holds a node is not given to another.
+    let again = qmesh(&["init", "--name", "x", "--data", &text(&first.data)]);
+    refused(&again, 4, "holds a node already");
+    let members = first.node().ok(&["cluster", "members", "-o", "ndjson"]);
+    assert_eq!(members.lines().count(), 2, "{members}");
+    assert!(members.contains("\"storage,worker\""), "{members}");
+}
+
+#[test]
+fn s1_1_2_the_control_plane_changes_the_cluster_as_it_is_told() {
+    let cluster = Cluster::of(3);
+    let first = cluster.node(1);
+    // A dry run tells and changes nothing.
+    let told = first.ok(&["cluster", "drain", "n3", "--dry-run"]);
+    assert!(told.contains("nothing was changed"), "{told}");
+    assert!(first.ok(&["cluster", "members", "-o", "ndjson"]).lines().all(|line| line.contains("\"active\"")));
+    refused(&first.run(&["cluster", "drain", "n9"]), 5, "no member n9");
+    // An office goes to whom it is wished.
+    for shard in ["0", "1", "2", "3"] {
+        first.ok(&["cluster", "promote", shard, "n2"]);
+    }
+    eventually(first, |status| {
+        let groups = status["groups"].as_array().unwrap();
+        groups.iter().filter(|group| group["group"] != "control").all(|group| group["primary"] == 2)
+    });
+    let id = cluster.node(3).ok_with_input(&["dag", "put", "--kind", "note", "-"], b"after the hand-over");
+    assert_eq!(cluster.node(1).ok(&["dag", "get", &id, "--payload"]), "after the hand-over");
+    // Who drains holds no office; who was removed is not believed any more.
+    first.ok(&["cluster", "drain", "n2"]);
+    eventually(first, |status| status["groups"].as_array().unwrap().iter().all(|group| group["primary"] != 2));
+    first.ok(&["cluster", "undrain", "n2"]);
+    refused(&first.run(&["cluster", "remove", "n3"]), 4, "drain");
+}
+
+fn eventually(node: &Node, wanted: impl Fn(&serde_json::Value) -> bool) {
+    let until = Instant::now() + PATIENCE;
+    let mut told = String::new();
+    while Instant::now() < until {
+        let asked = node.run(&["cluster", "status", "-o", "json"]);
+        told = String::from_utf8_lossy(&asked.stdout).into_owned();
+        if let Ok(status) = serde_json::from_slice(&asked.stdout)
+            && wanted(&status)
+        {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("never came; the last status:\n{told}");
+}
