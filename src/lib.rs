@@ -10,6 +10,7 @@ pub mod feed;
 pub mod gateway;
 pub mod ids;
 pub mod limits;
+pub mod membership;
 pub mod node;
 pub mod router;
 pub mod runtime;

@@ -88,6 +88,8 @@ fn s0_2_planted_impurities_are_caught() {
         check(rule, "src/dag/vertex.rs", &format!("fn a() {{}}\n#[cfg(test)]\nmod tests {{\n{text}\n}}\n"), &[]);
     }
     check(rule, "src/control/member.rs", "use std::net::{IpAddr, SocketAddr};", &[]);
+    check(rule, "src/membership/gossip.rs", "use rand::{SeedableRng, rngs::SmallRng};", &[]);
+    check(rule, "src/membership/gossip.rs", "use rand::{SeedableRng, rngs::SysRng};", &[1]);
     check(rule, "src/dag/vertex.rs", "use std::time::Duration; let operand = 1; /// Instant\nfn random() {}", &[]);
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn runtime_stays_home(source: &Source) -> Vec<String> {
 }
 
 /// Rooms that only decide and compute; a file `driver.rs` in one of them acts.
-const PURE: [&str; 2] = ["src/dag/", "src/control/"];
+const PURE: [&str; 3] = ["src/dag/", "src/control/", "src/membership/"];
 
 /// What decides and computes names no async, clock, socket, file, lock, thread or chance.
 pub(crate) fn deciding_is_pure(source: &Source) -> Vec<String> {
@@ -116,12 +116,15 @@ pub(crate) fn deciding_is_pure(source: &Source) -> Vec<String> {
     // An address is a word; only a socket is a deed.
     const ADDRESSES: [&str; 4] =
         ["std::net::IpAddr", "std::net::Ipv4Addr", "std::net::Ipv6Addr", "std::net::SocketAddr"];
+    // A generator from a seed is arithmetic; only where the seed comes from is chance.
+    const SEEDED: [&str; 2] = ["rand::rngs::SmallRng", "rand::SeedableRng"];
     let Some(room) = PURE.into_iter().find(|room| source.path.starts_with(room)) else { return Vec::new() };
     if source.is_test() || source.path.ends_with("/driver.rs") {
         return Vec::new();
     }
     let named = |(line, path): (usize, String)| {
-        let word = path.split("::").find(|segment| WORDS.contains(segment));
+        let word =
+            path.split("::").find(|segment| WORDS.contains(segment)).filter(|_| !SEEDED.contains(&path.as_str()));
         let below = |named: &str| path == named || path.starts_with(&format!("{named}::"));
         let prefix = PATHS.into_iter().find(|named| below(named)).filter(|_| !ADDRESSES.into_iter().any(below));
         word.or(prefix).map(|found| violation(source, line, &format!("{room} is pure and must not name {found}")))
