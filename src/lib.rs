@@ -13,3 +13,11 @@ pub mod node;
 pub mod router;
 pub mod runtime;
 pub mod shard;
+
+// How fuzz targets are driven, for those that stand beside what they try.
+#[cfg(test)]
+#[path = "../tests/fuzz"]
+mod fuzz {
+    pub(crate) mod drive;
+    pub(crate) mod mutate;
+}
