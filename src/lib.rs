@@ -17,3 +17,11 @@ pub mod runtime;
 pub mod security;
 pub mod shard;
 pub mod telemetry;
+
+// How fuzz targets are driven, for those that stand beside what they try.
+#[cfg(test)]
+#[path = "../tests/fuzz"]
+mod fuzz {
+    pub(crate) mod drive;
+    pub(crate) mod mutate;
+}

@@ -222,7 +222,8 @@ fn s1_2_6_any_member_takes_any_request_and_they_agree() {
     for member in 1..=3 {
         let ancestors = cluster.node(member).ok(&["dag", "ancestors", &ids[8], "-o", "ndjson"]);
         assert_eq!(ancestors.lines().count(), 9, "{ancestors}");
-        let figures: serde_json::Value = serde_json::from_str(&cluster.node(member).ok(&["stats", "-o", "json"])).unwrap();
+        let figures: serde_json::Value =
+            serde_json::from_str(&cluster.node(member).ok(&["stats", "-o", "json"])).unwrap();
         assert!(figures.is_object());
     }
 }

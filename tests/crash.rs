@@ -49,6 +49,7 @@ fn s1_1_9_kill_loop_loses_no_acknowledged_write() {
     let node = Node::start_in(&data, &["--tuning", tuning]).unwrap();
     let told = node.ok(&["bench", "acknowledged", "--verify", notes.to_str().unwrap()]);
     assert!(told.ends_with(", 0 lost") && !told.starts_with("0 "), "{told}");
+    eprintln!("kill loop: kills={kills} acknowledged={} lost=0", told.split(' ').next().unwrap_or_default());
     assert_eq!(node.stop(), Some(0));
     let inspected = Command::new(QMESH).args(["inspect", "integrity"]).arg(&data).output().unwrap();
     assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
@@ -94,6 +95,37 @@ fn s1_1_9_a_flipped_bit_in_acknowledged_data_is_reported_and_not_cut() {
     assert_eq!(inspected.status.code(), Some(1));
     let told = String::from_utf8_lossy(&inspected.stdout).into_owned() + &String::from_utf8_lossy(&inspected.stderr);
     assert!(told.contains("DAMAGED: log-0") && told.contains("segment"), "the damaged place is named: {told}");
+}
+
+#[test]
+fn s1_1_9_a_misdirected_write_is_told_and_not_taken_for_absence() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let node = Node::start_in(&data, &["--tuning", &one_core(folder.path())]).unwrap();
+    let put = |text: &str| node.ok_with_input(&["dag", "put", "--kind", "note", "-"], text.as_bytes());
+    let (first, second) = (put("note 7, the first"), put("note 8, the other"));
+    assert_eq!(node.stop(), Some(0));
+    // The block of the one comes to stand where the other was: each is whole, one of them is in the wrong place.
+    let segment = first_segment(&data);
+    let mut bytes = fs::read(&segment).unwrap();
+    let block = |text: &[u8]| position(&bytes, text).unwrap() / 4096 * 4096;
+    let (from, to) = (block(b"note 8"), block(b"note 7"));
+    assert_ne!(from, to);
+    bytes.copy_within(from..from + 4096, to);
+    fs::write(&segment, bytes).unwrap();
+    let node = Node::start_in(&data, &["--tuning", &one_core(folder.path())]).unwrap();
+    assert_eq!(node.ok(&["dag", "get", &second, "--payload"]), "note 8, the other");
+    let refused = node.run(&["dag", "get", &first, "--payload"]);
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && told.contains("another record"), "{}: {told}", refused.status);
+    assert!(node.run(&["dag", "get", &"0".repeat(64)]).status.code() == Some(5), "what never was is not here");
+}
+
+/// A profile with one core, so that everything stands in one log.
+fn one_core(folder: &Path) -> String {
+    let path = folder.join("one.toml");
+    fs::write(&path, "[cpu]\ncores = 1\n").unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 #[test]
@@ -168,9 +200,7 @@ fn s1_1_9_drain_answers_what_was_taken() {
 #[test]
 fn s2_2_7_one_core_is_a_node_too() {
     let folder = tempfile::tempdir().unwrap();
-    let tuning = folder.path().join("one.toml");
-    fs::write(&tuning, "[cpu]\ncores = 1\n").unwrap();
-    let node = Node::start_with(&["--tuning", tuning.to_str().unwrap()]);
+    let node = Node::start_with(&["--tuning", &one_core(folder.path())]);
     let id = node.ok_with_input(&["dag", "put", "--kind", "note", "-"], b"alone");
     assert_eq!(node.ok(&["dag", "get", &id, "--payload"]), "alone");
     assert_eq!(node.stop(), Some(0));

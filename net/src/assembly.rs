@@ -132,6 +132,10 @@ impl<H: FrameHeader> Assembler<H> {
 }
 
 #[cfg(test)]
+#[path = "assembly_fuzz.rs"]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -16,7 +16,7 @@ pub enum Ask {
     /// Carry out a command, or tell what it would do.
     Command {
         /// The command.
-        command: Command,
+        command: Box<Command>,
         /// Only tell.
         dry_run: bool,
     },
@@ -110,7 +110,7 @@ impl Ask {
     /// A command that is not tried only.
     pub fn command(request: [u8; 16], now_ms: u64, action: Action) -> Self {
         let command = Command { request: super::RequestId(request), now_ms, action };
-        Self::Command { command, dry_run: false }
+        Self::Command { command: Box::new(command), dry_run: false }
     }
 
     /// The ask as bytes.

@@ -77,7 +77,7 @@ impl Plane {
     /// Unavailable when nobody can carry it out in time.
     pub async fn command(self: &Rc<Self>, action: Action) -> Result<Outcome, Refusal> {
         let command = Command { request: RequestId(random()), now_ms: now_ms(), action };
-        match self.ask(Ask::Command { command, dry_run: false }, true).await? {
+        match self.ask(Ask::Command { command: Box::new(command), dry_run: false }, true).await? {
             Answer::Outcome { outcome, .. } => Ok(outcome),
             _ => Err(strange()),
         }

@@ -407,6 +407,14 @@ impl Host {
                 return Ok(Some(vertex));
             }
         }
+        // A tag that happens to be the same leads to a stranger's record, and the vertex was never here. One that the graph
+        // holds was: then its place holds something else, whole and wrong, as a misdirected write leaves it.
+        if self.parts.skeleton.view().contains(&id) {
+            tracing::error!(%id, "the place of a vertex holds another record");
+            let detail =
+                format!("{id}: its place holds another record; run `qmesh inspect integrity` on the data directory");
+            return Err(Refusal::new(Reason::Corrupt, detail));
+        }
         Ok(None)
     }
 

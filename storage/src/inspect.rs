@@ -111,27 +111,34 @@ pub fn integrity(
     progress: &mut dyn FnMut(u64, u64),
 ) -> io::Result<IntegrityReport> {
     let mut paths = BTreeMap::new();
+    let mut sealed = None;
     let mut total = 0;
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        if let Some(sequence) = entry.file_name().to_str().and_then(wire::segment_sequence) {
+        let name = entry.file_name();
+        let name = name.to_str().unwrap_or_default();
+        if let Some(sequence) = wire::segment_sequence(name) {
             total += entry.metadata()?.len();
             paths.insert(sequence, entry.path());
         }
+        sealed = sealed.max(wire::sealed_sequence(name));
     }
     let mut check =
         Check { report: IntegrityReport::default(), number: 1, log: None, broken: None, proof: Position::default() };
-    for sequence in 1..=paths.keys().next_back().copied().unwrap_or(0) {
-        match paths.get(&sequence) {
-            Some(path) => {
-                let bytes = load(path)?;
-                check.segment(directory, sequence, &bytes, verify);
-                check.report.segments += 1;
-                check.report.bytes += bytes.len() as u64;
-                progress(check.report.bytes, total);
-            }
-            None => check.damage(Position { segment: sequence, offset: 0 }, "the segment's file is missing".to_owned()),
-        }
+    let mut next = 1;
+    for (&sequence, path) in &paths {
+        check.gap(next, sequence);
+        let bytes = load(path)?;
+        check.segment(directory, sequence, &bytes, verify);
+        check.report.segments += 1;
+        check.report.bytes += bytes.len() as u64;
+        progress(check.report.bytes, total);
+        next = sequence.saturating_add(1);
+    }
+    if let Some(sealed) = sealed.filter(|&sealed| next <= sealed) {
+        check.gap(next, sealed);
+        let at = Position { segment: sealed, offset: 0 };
+        check.damage(at, "the segment's seal is here, its file is missing".to_owned());
     }
     Ok(check.finish())
 }
@@ -149,6 +156,17 @@ struct Check {
 impl Check {
     fn damage(&mut self, at: Position, what: String) {
         self.report.damages.push(Damage { segment: at.segment, offset: u64::from(at.offset), what });
+    }
+
+    /// Segments from `next` on are missing before the one at hand. One damage, however many they are: names are a stranger's.
+    fn gap(&mut self, next: u32, found: u32) {
+        let at = Position { segment: next, offset: 0 };
+        match found.checked_sub(next) {
+            Some(0) => {}
+            Some(1) => self.damage(at, "the segment's file is missing".to_owned()),
+            Some(_) => self.damage(at, format!("the files of segments {next} to {} are missing", found - 1)),
+            None => self.damage(Position { segment: found, ..at }, "no log has a segment of this number".to_owned()),
+        }
     }
 
     fn segment(&mut self, directory: &Path, sequence: u32, bytes: &Bytes, verify: Verify<'_>) {

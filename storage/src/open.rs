@@ -168,7 +168,7 @@ pub(crate) async fn open(
         }
     }
     let last = sequences.last().copied().unwrap_or(0);
-    let sealed_beyond = names.iter().filter_map(|name| name.strip_suffix(".seal")?.parse::<u32>().ok()).max();
+    let sealed_beyond = names.iter().filter_map(|name| wire::sealed_sequence(name)).max();
     if let Some(sealed) = sealed_beyond.filter(|&sealed| last < sealed) {
         let what = "the segment's seal is here, its file is missing".to_owned();
         return Err(OpenError::Corrupt { segment: sealed, offset: 0, what });
@@ -300,8 +300,7 @@ impl Opening<'_> {
             return Ok(());
         }
         if seal.first_number != self.next_number {
-            let what =
-                format!("frames up to number {} are missing before segment {}", seal.first_number - 1, seal.segment);
+            let what = format!("frames below number {} are missing before segment {}", seal.first_number, seal.segment);
             self.broken = Some((self.end, what));
             return Ok(());
         }

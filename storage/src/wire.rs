@@ -445,6 +445,12 @@ pub fn segment_sequence(name: &str) -> Option<u32> {
     (segment_name(sequence) == name).then_some(sequence)
 }
 
+/// The sequence in a seal's file name; `None` for any other name.
+pub(crate) fn sealed_sequence(name: &str) -> Option<u32> {
+    let sequence = name.strip_suffix(".seal")?.parse().ok()?;
+    (seal_name(sequence) == name).then_some(sequence)
+}
+
 pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }

@@ -306,6 +306,32 @@ fn s1_1_9_a_scrub_finds_what_was_damaged() {
 }
 
 #[test]
+fn s1_1_9_offline_inspection_tells_what_is_missing_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk: Rc<dyn Disk> = Rc::new(ThreadDisk::start(1, false).unwrap());
+    on_core(many(&disk, directory.path(), true));
+    let inspect = || {
+        let report = inspect::integrity(directory.path(), &mut |_, _, _| Ok(()), &mut |_, _| ()).unwrap();
+        report.damages.into_iter().map(|damage| (damage.segment, damage.what)).collect::<Vec<_>>()
+    };
+    assert_eq!(inspect(), []);
+    let path = |name: &str| directory.path().join(name);
+    // A name is a stranger's: four thousand million missing segments are one sentence.
+    std::fs::write(path("4294967295.seg"), []).unwrap();
+    let found = inspect();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].1.contains("to 4294967294 are missing"), "{found:?}");
+    std::fs::remove_file(path("4294967295.seg")).unwrap();
+    std::fs::rename(path("00000002.seg"), path("kept")).unwrap();
+    assert!(inspect().contains(&(2, "the segment's file is missing".to_owned())));
+    std::fs::rename(path("kept"), path("00000002.seg")).unwrap();
+    // What the open refuses: a seal whose segment is gone.
+    std::fs::write(path("00000099.seal"), []).unwrap();
+    assert!(inspect().contains(&(99, "the segment's seal is here, its file is missing".to_owned())));
+    assert!(matches!(on_core(open(&disk, directory.path(), &options())), Err(OpenError::Corrupt { segment: 99, .. })));
+}
+
+#[test]
 fn s1_1_9_offline_inspection_tells_torn_from_damaged() {
     let directory = tempfile::tempdir().unwrap();
     let disk: Rc<dyn Disk> = Rc::new(ThreadDisk::start(1, false).unwrap());

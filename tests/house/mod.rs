@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -26,6 +27,7 @@ pub struct Node {
     http: SocketAddr,
     quic: SocketAddr,
     ready: serde_json::Value,
+    panics: Arc<Mutex<Vec<String>>>,
 }
 
 impl Node {
@@ -53,7 +55,11 @@ impl Node {
         let mut child = command
             .args(["up", "--data"])
             .arg(data)
-            .args(if arguments.contains(&"--http") { &[][..] } else { &["--http", "127.0.0.1:0", "--quic", "127.0.0.1:0"] })
+            .args(if arguments.contains(&"--http") {
+                &[][..]
+            } else {
+                &["--http", "127.0.0.1:0", "--quic", "127.0.0.1:0"]
+            })
             .args(["-o", "json"])
             .args(if arguments.contains(&"--tuning") { &[][..] } else { &["--tuning", TWO_CORES] })
             .args(arguments)
@@ -72,9 +78,14 @@ impl Node {
             let status = child.wait().map_err(|error| error.to_string())?;
             return Err(format!("{status}: {told}"));
         }
+        let panics = Arc::new(Mutex::new(Vec::new()));
+        let heard = panics.clone();
         // A node whose log nobody reads would stop when the pipe is full.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if line.contains("panicked at") {
+                    heard.lock().expect("no test panics here").push(line.clone());
+                }
                 if std::env::var_os("QMESH_TEST_LOG").is_some() {
                     eprintln!("node: {line}");
                 }
@@ -83,7 +94,12 @@ impl Node {
         let ready: serde_json::Value = serde_json::from_str(&line).map_err(|error| format!("{line}: {error}"))?;
         let address = |key: &str| ready[key].as_str().expect("an address").parse().expect("an address");
         let (http, quic) = (address("http"), address("quic"));
-        Ok(Self { child: Some(child), folder: None, data: data.to_owned(), http, quic, ready })
+        Ok(Self { child: Some(child), folder: None, data: data.to_owned(), http, quic, ready, panics })
+    }
+
+    /// Panics that the node has told of: each is a defect, also where a task's end was all that came of it.
+    pub fn panics(&self) -> Vec<String> {
+        self.panics.lock().expect("no test panics there").clone()
     }
 
     /// Where HTTP listens.
@@ -156,6 +172,11 @@ impl Node {
             answer.extend_from_slice(&piece[..count]);
         }
         answer
+    }
+
+    /// Takes over the folder with the data directory, so that it outlives the node; `None` when the caller made it.
+    pub fn keep_folder(&mut self) -> Option<TempDir> {
+        self.folder.take()
     }
 
     /// Asks the node to stop and returns its exit code.

@@ -161,6 +161,31 @@ fn s3_2_5_slow_clients_are_cut() {
 }
 
 #[test]
+fn s3_2_5_a_body_that_nobody_wanted_does_not_cost_the_connection() {
+    let node = Node::start();
+    let mut stream = connect(&node);
+    let body = vec![b'x'; 300 << 10];
+    let evil = "evil.example".to_owned();
+    // None of these reads its body: unknown path, unknown method, unknown parameter, a form that is not taken, a foreign host.
+    for (method, path, host, status) in [
+        ("GET", "/nowhere".to_owned(), node.http().to_string(), 404),
+        ("DELETE", format!("{DAG}/vertices"), node.http().to_string(), 405),
+        ("POST", format!("{DAG}/vertices?colour=red"), node.http().to_string(), 400),
+        ("GET", "/livez".to_owned(), node.http().to_string(), 200),
+        ("GET", "/livez".to_owned(), evil, 403),
+    ] {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        // The answer is there before the body is.
+        assert_eq!(read_answer(&mut stream, false).status, status, "{method} {path}");
+        stream.write_all(&body).unwrap();
+    }
+    let live = format!("GET /livez HTTP/1.1\r\nHost: {}\r\n\r\n", node.http());
+    stream.write_all(live.as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut stream, false).status, 200, "the connection still serves");
+}
+
+#[test]
 fn s3_2_5_the_deadline_of_a_request_can_be_lowered() {
     let node = Node::start();
     let answer = call(&node, "GET", "/livez", &[("Request-Timeout-Ms", "soon")], b"");

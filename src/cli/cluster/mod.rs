@@ -174,7 +174,7 @@ pub(super) fn run_token(arguments: TokenArguments, global: Global) -> ExitCode {
 }
 
 async fn control(session: &Session, ask: Ask) -> Result<Answer, Failure> {
-    let body = session.node().await?.cluster(&ClusterAsk::Control { ask }).await?;
+    let body = session.node().await?.cluster(&ClusterAsk::Control { ask: Box::new(ask) }).await?;
     Answer::parse(&body).map_err(Failure::Refused)
 }
 
@@ -195,7 +195,7 @@ async fn named(session: &Session, text: &str) -> Result<NodeId, Failure> {
 
 async fn command(session: &Session, action: Action, Change { dry_run }: Change) -> Outcome {
     let command = Command { request: RequestId(random()), now_ms: now_ms(), action };
-    let answer = control(session, Ask::Command { command, dry_run }).await?;
+    let answer = control(session, Ask::Command { command: Box::new(command), dry_run }).await?;
     let Answer::Outcome { outcome, differences } = answer else { return Err(unexpected()) };
     let accepted = outcome.map_err(|refused| Failure::new(refused.reason(), refused.to_string()))?;
     #[derive(Serialize)]

@@ -5,6 +5,8 @@
 
 mod car;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod ndjson;
 
 use std::collections::HashSet;

@@ -36,7 +36,7 @@ pub(super) fn put(call: Call) -> Result<Response, Problem> {
     let batch = Batch { router: call.context.router, options, form, lines, group: Vec::new(), group_bytes: 0, line: 0 };
     crate::runtime::spawn(async move {
         // A client that went away has what was put before; it may send the same again.
-        let (Ok(()) | Err(Gone)) = batch.run(Reader::new(call.body)).await;
+        let (Ok(()) | Err(Gone)) = batch.run(call.body).await;
     });
     Ok(response)
 }

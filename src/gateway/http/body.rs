@@ -4,6 +4,7 @@
 //! that the reader sees when its writer gave up. A request's body is read within a bound of bytes and of idle time.
 //! Does not: know forms. It moves bytes.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT_MS};
 pub(super) const STREAM_PIECES_MAX: usize = 64;
 /// Time that a streamed body waits for a reader that takes nothing, in milliseconds.
 pub(super) const STREAM_STALL_MS: u64 = 30_000;
-/// Bytes of a refused body that are still read, so that the refusal reaches a client that is still sending.
+/// Bytes of a body that nobody wants which are still read, so that the answer reaches a client that is still sending.
 const DISCARD_BYTES_MAX: usize = 16 << 20;
 /// Time for that, in milliseconds.
 const DISCARD_MS: u64 = 5_000;
@@ -176,11 +177,9 @@ impl hyper::body::Body for Body {
 ///
 /// # Errors
 /// LimitExceeded; Timeout when nothing comes for [`HTTP_BODY_IDLE_TIMEOUT_MS`]; BadRequest when it breaks off.
-pub async fn read_whole(body: Incoming) -> Result<Bytes, Refusal> {
-    let mut reader = Reader::new(body);
+pub(super) async fn read_whole(mut reader: Reader) -> Result<Bytes, Refusal> {
     let announced = reader.announced();
     if HTTP_BODY_BYTES_MAX < announced {
-        reader.discard();
         return Err(too_large(announced));
     }
     let Some(first) = reader.next().await? else { return Ok(Bytes::new()) };
@@ -191,7 +190,6 @@ pub async fn read_whole(body: Incoming) -> Result<Bytes, Refusal> {
     whole.extend_from_slice(&second);
     loop {
         if HTTP_BODY_BYTES_MAX < whole.len() {
-            reader.discard();
             return Err(too_large(whole.len()));
         }
         match reader.next().await? {
@@ -205,17 +203,26 @@ fn too_large(bytes: usize) -> Refusal {
     Refusal::limit("body of a request", bytes, HTTP_BODY_BYTES_MAX, "bytes")
 }
 
-/// Reads a request's body piece by piece.
-pub(super) struct Reader(Incoming);
+/// Reads a request's body piece by piece. What is left of it when the reader goes is its [`Rest`].
+pub(super) struct Reader {
+    /// `None` when it broke off.
+    body: Option<Incoming>,
+    rest: Rc<Cell<Option<Incoming>>>,
+}
+
+/// What nobody read of a request's body.
+pub(super) struct Rest(Rc<Cell<Option<Incoming>>>);
 
 impl Reader {
-    pub(super) fn new(body: Incoming) -> Self {
-        Self(body)
+    pub(super) fn new(body: Incoming) -> (Self, Rest) {
+        let rest = Rc::new(Cell::new(None));
+        (Self { body: Some(body), rest: rest.clone() }, Rest(rest))
     }
 
     /// The least length that the head announced, in bytes.
     pub(super) fn announced(&self) -> usize {
-        usize::try_from(self.0.size_hint().lower()).unwrap_or(usize::MAX)
+        let hint = self.body.as_ref().map_or(0, |body| body.size_hint().lower());
+        usize::try_from(hint).unwrap_or(usize::MAX)
     }
 
     /// The next piece; `None` at the end.
@@ -223,40 +230,76 @@ impl Reader {
     /// # Errors
     /// Timeout, BadRequest.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
-        loop {
-            let frame = timeout(Duration::from_millis(HTTP_BODY_IDLE_TIMEOUT_MS), self.0.frame()).await;
-            let frame = frame.map_err(|_| {
-                let detail = format!("nothing of the body came for {HTTP_BODY_IDLE_TIMEOUT_MS} ms; send it again");
-                Refusal::new(Reason::Timeout, detail)
-            })?;
-            match frame {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(Refusal::bad_request(format!("the body broke off: {error}"))),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
-                    // Trailers and empty pieces say nothing to us.
-                    Ok(_) | Err(_) => {}
-                },
-            }
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let next = next_piece(body).await;
+        if next.is_err() {
+            // Nothing more will come of it.
+            self.body = None;
         }
+        next
     }
 
     /// Reads on for a bounded while and forgets what comes: a client that is still sending when its socket is closed may never
     /// see its answer.
     pub(super) fn discard(mut self) {
-        crate::runtime::spawn(async move {
-            let read_on = async {
-                let mut bytes = 0;
-                while let Ok(Some(piece)) = self.next().await {
-                    bytes += piece.len();
-                    if DISCARD_BYTES_MAX < bytes {
-                        return;
-                    }
-                }
-            };
-            drop(timeout(Duration::from_millis(DISCARD_MS), read_on).await);
-        });
+        if let Some(body) = self.body.take() {
+            discard(body);
+        }
     }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.rest.set(self.body.take());
+    }
+}
+
+impl Rest {
+    /// Reads on for a bounded while after an answer that did not need the body: the connection stays good for the next
+    /// request, and a client that is still sending sees its answer.
+    pub(super) fn discard(self) {
+        if let Some(body) = self.0.take() {
+            discard(body);
+        }
+    }
+}
+
+async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+    loop {
+        let frame = timeout(Duration::from_millis(HTTP_BODY_IDLE_TIMEOUT_MS), body.frame()).await;
+        let frame = frame.map_err(|_| {
+            let detail = format!("nothing of the body came for {HTTP_BODY_IDLE_TIMEOUT_MS} ms; send it again");
+            Refusal::new(Reason::Timeout, detail)
+        })?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(Refusal::bad_request(format!("the body broke off: {error}"))),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) if !bytes.is_empty() => return Ok(Some(bytes)),
+                // Trailers and empty pieces say nothing to us.
+                Ok(_) | Err(_) => {}
+            },
+        }
+    }
+}
+
+/// Reads a body that nobody wants to its end, or for a bounded while.
+pub(super) fn discard(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    crate::runtime::spawn(async move {
+        let read_on = async {
+            let mut bytes = 0;
+            while let Ok(Some(piece)) = next_piece(&mut body).await {
+                bytes += piece.len();
+                if DISCARD_BYTES_MAX < bytes {
+                    return;
+                }
+            }
+        };
+        drop(timeout(Duration::from_millis(DISCARD_MS), read_on).await);
+    });
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod server;
 mod vertices;
 mod watch;
 
-pub use body::{Body, BodySender, read_whole};
+pub use body::{Body, BodySender};
 pub use problem::Problem;
 pub use server::serve;
 

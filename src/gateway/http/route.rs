@@ -13,7 +13,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::time::{Duration, timeout};
 
-use super::body::read_whole;
+use super::body::{Reader, read_whole};
 use super::parameters::{Parameters, decode};
 use super::{Body, Problem, Response, batch, facts, graph, refs, vertices, watch};
 use crate::error::{Reason, Refusal};
@@ -247,7 +247,7 @@ pub(super) const UNMATCHED: usize = ROUTES.len();
 pub(super) struct Call {
     pub(super) context: Context,
     pub(super) parts: Parts,
-    pub(super) body: Incoming,
+    pub(super) body: Reader,
     pub(super) parameters: Parameters,
     /// What stands for the `{…}` of the path, decoded; empty where there is none.
     pub(super) argument: String,
@@ -256,13 +256,19 @@ pub(super) struct Call {
 /// Answers a request whose host was checked. The second is its row in [`ROUTES`], or [`UNMATCHED`].
 pub(super) async fn dispatch(context: Context, request: Request<Incoming>) -> (Response, usize) {
     let (parts, body) = request.into_parts();
+    let (body, rest) = Reader::new(body);
     let found = find(&parts.method, parts.uri.path()).and_then(|(row, argument)| Ok((row, decode(argument)?)));
     let (row, argument) = match found {
         Ok(found) => found,
-        Err(problem) => return (problem.into_response(), UNMATCHED),
+        Err(problem) => {
+            drop(body);
+            rest.discard();
+            return (problem.into_response(), UNMATCHED);
+        }
     };
     let head = parts.method == Method::HEAD;
     let response = answer(context, &ROUTES[row], argument, parts, body).await.unwrap_or_else(Problem::into_response);
+    rest.discard();
     (if head { without_body(response) } else { response }, row)
 }
 
@@ -271,7 +277,7 @@ async fn answer(
     route: &'static Route,
     argument: String,
     parts: Parts,
-    body: Incoming,
+    body: Reader,
 ) -> Result<Response, Problem> {
     let parameters = Parameters::parse(parts.uri.query(), route.parameters)?;
     let deadline = deadline(&context, &parts)?;

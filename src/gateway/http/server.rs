@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::body::discard;
 use super::metrics::{self, Counters};
 use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
 use super::route::{UNMATCHED, dispatch};
@@ -234,7 +235,10 @@ async fn answer(door: Rc<Door>, pace: Rc<Pace>, request: Request<Incoming>) -> R
     let open = pace.request(multiplexed);
     let (response, row) = match check_caller(door.loopback, &request) {
         Ok(()) => dispatch(door.context.clone(), request).await,
-        Err(problem) => (problem.into_response(), UNMATCHED),
+        Err(problem) => {
+            discard(request.into_body());
+            (problem.into_response(), UNMATCHED)
+        }
     };
     door.counters.request(row, response.status(), begun.elapsed());
     let (mut parts, body) = response.into_parts();

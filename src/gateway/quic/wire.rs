@@ -50,7 +50,7 @@ pub enum ClusterAsk {
     /// The control plane.
     Control {
         /// What.
-        ask: crate::control::ask::Ask,
+        ask: Box<crate::control::ask::Ask>,
     },
     /// This node: what its groups look like.
     Groups,

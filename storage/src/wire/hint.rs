@@ -19,9 +19,14 @@
 //! item:    u32 offset in the frame, u8 kind, u8 reserved, u16 hint_bytes, [u8; 32] key, hint
 //! ```
 //!
+//! Frames stand at ascending block boundaries below the end, records at multiples of their alignment behind the heads of their
+//! frame and below the end: a place that a hint names lies in its segment.
+//!
 //! Promises: `parse` hands out nothing that it did not check. Does not: know what a hint means.
 
-use super::{WireError, blank, crc, put, u16_at, u32_at, u64_at};
+use super::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, WireError, blank, crc, put, u16_at, u32_at, u64_at};
+use crate::buffer::BLOCK_BYTES;
+use crate::record::{RECORD_ALIGN, RECORD_HEADER_BYTES};
 
 /// Bytes of one record's hint at most.
 pub const HINT_BYTES_MAX: usize = u16::MAX as usize;
@@ -164,7 +169,7 @@ impl Groups {
 }
 
 impl<'a> Hint<'a> {
-    /// Checks a whole file: both checksums, and that every group and item stays inside.
+    /// Checks a whole file: both checksums, that every group and item stays inside, and that every place lies in the segment.
     ///
     /// # Errors
     /// Any [`WireError`]; the caller then scans the segment instead.
@@ -194,18 +199,23 @@ impl<'a> Hint<'a> {
         let mut log = [0; 16];
         log.copy_from_slice(&file[8..24]);
         let cover = Cover { log, segment: u32_at(file, 24), end: u32_at(file, 28), next_number: u64_at(file, 32) };
+        if !is_block(cover.end) || (cover.end as usize) < SEGMENT_HEADER_BYTES {
+            return Err(WireError::Range("end of the hint"));
+        }
         let hint = Self { cover, groups };
         let mut rest = groups;
+        let mut frame_least = SEGMENT_HEADER_BYTES as u32;
         while !rest.is_empty() {
-            let (_, items, after) = next_group(rest).ok_or(WireError::Range("hint group"))?;
-            let count = u32_at(rest, 4);
-            let mut items = items;
-            for _ in 0..count {
-                items = next_item(items).ok_or(WireError::Range("hint item"))?.1;
+            let (group, items, after) = next_group(rest).ok_or(WireError::Range("hint group"))?;
+            let frame_offset = group.frame_offset;
+            if !is_block(frame_offset) || frame_offset < frame_least || cover.end <= frame_offset {
+                return Err(WireError::Range("frame of a hint group"));
             }
-            if !items.is_empty() {
-                return Err(WireError::Range("hint items"));
+            if !blank(&rest[2..4]) {
+                return Err(WireError::Reserved("hint group"));
             }
+            frame_least = frame_offset + 1;
+            check_items(items, u32_at(rest, 4), cover.end - frame_offset)?;
             rest = after;
         }
         Ok(hint)
@@ -234,6 +244,29 @@ impl<'a> Hint<'a> {
     }
 }
 
+/// Checks the `count` items of a frame that ends at most `frame_bytes` behind its start.
+fn check_items(mut items: &[u8], count: u32, frame_bytes: u32) -> Result<(), WireError> {
+    let mut offset_least = FRAME_HEADER_BYTES;
+    for _ in 0..count {
+        let (item, after) = next_item(items).ok_or(WireError::Range("hint item"))?;
+        let offset = item.offset as usize;
+        let end = offset.saturating_add(RECORD_HEADER_BYTES);
+        if !offset.is_multiple_of(RECORD_ALIGN) || offset < offset_least || (frame_bytes as usize) < end {
+            return Err(WireError::Range("offset of a hint item"));
+        }
+        if items[5] != 0 {
+            return Err(WireError::Reserved("hint item"));
+        }
+        offset_least = end;
+        items = after;
+    }
+    if items.is_empty() { Ok(()) } else { Err(WireError::Range("hint items")) }
+}
+
+fn is_block(offset: u32) -> bool {
+    (offset as usize).is_multiple_of(BLOCK_BYTES)
+}
+
 fn next_group(bytes: &[u8]) -> Option<(Group, &[u8], &[u8])> {
     if bytes.len() < GROUP_BYTES {
         return None;
@@ -256,4 +289,52 @@ fn next_item(bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let hint = rest.get(..hint_bytes)?;
     debug_assert!(ITEM_BYTES + hint_bytes <= bytes.len());
     Some((Item { offset: u32_at(bytes, 0), kind: bytes[4], key, hint }, &rest[hint_bytes..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hint of two frames with two records each, after `change`, with its sums made right again.
+    fn hint(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut groups = Groups::default();
+        for frame in [4096, 12288] {
+            let mut items = Items::default();
+            for offset in [112, 176] {
+                items.push(Item { offset, kind: 1, key: &[7; 32], hint: b"shape" });
+            }
+            let group = Group { shard: 2, term: 4, index: 9, frame_offset: frame, frame_bytes: 4096, committed: 0 };
+            groups.push(&group, &items);
+        }
+        let mut file = groups.encode(&Cover { log: [5; 16], segment: 3, end: 16384, next_number: 12 });
+        change(&mut file);
+        let groups_crc = crc(&file[HEADER_BYTES..]);
+        put(&mut file, 48, &groups_crc.to_le_bytes());
+        let header_crc = crc(&file[..60]);
+        put(&mut file, 60, &header_crc.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn s1_1_9_a_hint_that_names_a_place_outside_its_segment_is_refused() {
+        let refused = |change: &dyn Fn(&mut Vec<u8>)| Hint::parse(&hint(change)).err();
+        assert_eq!(refused(&|_| ()), None);
+        let number = |at: usize, value: u32| move |file: &mut Vec<u8>| put(file, at, &value.to_le_bytes());
+        let (group, item, second) = (HEADER_BYTES, HEADER_BYTES + GROUP_BYTES, GROUP_BYTES + 2 * (ITEM_BYTES + 5));
+        for end in [0, 4095, 16383, 12288, u32::MAX] {
+            let expected = if end == 12288 { "frame of a hint group" } else { "end of the hint" };
+            assert_eq!(refused(&number(28, end)), Some(WireError::Range(expected)), "end {end}");
+        }
+        for frame in [0, 16, 4097, 12288, 16384, u32::MAX - 4095] {
+            assert_eq!(refused(&number(group + 24, frame)), Some(WireError::Range("frame of a hint group")), "{frame}");
+        }
+        let frame = WireError::Range("frame of a hint group");
+        assert_eq!(refused(&number(group + second + 24, 4096)), Some(frame), "frames ascend");
+        for offset in [0, 96, 113, 144, 12288, u32::MAX, u32::MAX - 15] {
+            let found = refused(&number(item, offset));
+            assert_eq!(found, Some(WireError::Range("offset of a hint item")), "offset {offset}");
+        }
+        assert_eq!(refused(&|file| file[group + 2] = 1), Some(WireError::Reserved("hint group")));
+        assert_eq!(refused(&|file| file[item + 5] = 1), Some(WireError::Reserved("hint item")));
+    }
 }
