@@ -8,6 +8,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use house::{Node, QMESH};
@@ -27,6 +28,9 @@ struct Member {
     mesh: SocketAddr,
     node: Option<Node>,
 }
+
+/// Several clusters at once would be as many machines on one.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 struct Cluster {
     folder: TempDir,
@@ -98,7 +102,7 @@ impl Cluster {
             if groups.len() == 5 && groups.iter().all(is_settled) {
                 return;
             }
-            std::thread::yield_now();
+            pause();
         }
         panic!("the cluster does not settle with {voters} voters:\n{told}");
     }
@@ -141,6 +145,11 @@ fn refused(output: &Output, code: i32, wanted: &str) {
     assert!(told.contains(wanted), "{told:?} should say {wanted:?}");
 }
 
+/// Between two looks at something that happens in other processes, which want the processors for it.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
 /// A port that is free for TCP and UDP; the next one differs.
 fn free_port() -> SocketAddr {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -180,13 +189,18 @@ fn grows(notes: &Path, bytes: u64) -> Duration {
     let (started, wanted) = (Instant::now(), length(notes) + bytes);
     while length(notes) < wanted {
         assert!(started.elapsed() < PATIENCE, "nothing was acknowledged for {PATIENCE:?}");
-        std::thread::yield_now();
+        pause();
     }
     started.elapsed()
 }
 
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn s1_2_6_any_member_takes_any_request_and_they_agree() {
+    let _alone = alone();
     let cluster = Cluster::of(3);
     let mut ids: Vec<String> = Vec::new();
     for number in 0..9 {
@@ -230,6 +244,7 @@ fn s1_2_6_any_member_takes_any_request_and_they_agree() {
 
 #[test]
 fn s1_2_4_killed_members_lose_nothing_and_writes_resume() {
+    let _alone = alone();
     let kills = std::env::var("QMESH_CLUSTER_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     let mut cluster = Cluster::of(3);
     let notes = cluster.notes();
@@ -262,6 +277,7 @@ fn s1_2_4_killed_members_lose_nothing_and_writes_resume() {
 
 #[test]
 fn s1_2_3_a_cluster_that_died_whole_comes_back_with_everything() {
+    let _alone = alone();
     let mut cluster = Cluster::of(3);
     let notes = cluster.notes();
     fs::write(&notes, "").unwrap();
@@ -285,6 +301,7 @@ fn s1_2_3_a_cluster_that_died_whole_comes_back_with_everything() {
 
 #[test]
 fn s1_2_5_a_paused_primary_is_replaced_and_finds_its_place_again() {
+    let _alone = alone();
     let mut cluster = Cluster::of(3);
     let notes = cluster.notes();
     fs::write(&notes, "").unwrap();
@@ -307,6 +324,7 @@ fn s1_2_5_a_paused_primary_is_replaced_and_finds_its_place_again() {
 
 #[test]
 fn s6_1_6_tokens_are_used_once_and_by_whom_they_are_for() {
+    let _alone = alone();
     let cluster = Cluster::of(1);
     let first = &cluster.members[0];
     let at = first.mesh.to_string();
@@ -341,6 +359,7 @@ fn s6_1_6_tokens_are_used_once_and_by_whom_they_are_for() {
 
 #[test]
 fn s1_1_2_the_control_plane_changes_the_cluster_as_it_is_told() {
+    let _alone = alone();
     let cluster = Cluster::of(3);
     let first = cluster.node(1);
     // A dry run tells and changes nothing.
@@ -376,7 +395,7 @@ fn eventually(node: &Node, wanted: impl Fn(&serde_json::Value) -> bool) {
         {
             return;
         }
-        std::thread::yield_now();
+        pause();
     }
     panic!("never came; the last status:\n{told}");
 }

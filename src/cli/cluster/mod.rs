@@ -48,21 +48,24 @@ enum ClusterCommand {
     #[command(after_help = "Example: qmesh cluster drain n2")]
     Drain {
         /// Name or number of the node.
-        node: String,
+        #[arg(value_name = "NODE")]
+        member: String,
         #[command(flatten)]
         change: Change,
     },
     /// Let a drained node take part again.
     Undrain {
         /// Name or number of the node.
-        node: String,
+        #[arg(value_name = "NODE")]
+        member: String,
         #[command(flatten)]
         change: Change,
     },
     /// Take a node out of the cluster for good; its certificates are revoked.
     Remove {
         /// Name or number of the node.
-        node: String,
+        #[arg(value_name = "NODE")]
+        member: String,
         /// Do not ask for a drain first: the node is dead.
         #[arg(long)]
         force: bool,
@@ -75,7 +78,8 @@ enum ClusterCommand {
         /// The shard.
         shard: u16,
         /// Name or number of one of its voters.
-        node: String,
+        #[arg(value_name = "NODE")]
+        member: String,
         #[command(flatten)]
         change: Change,
     },
@@ -129,20 +133,20 @@ pub(super) fn run(arguments: ClusterArguments, global: Global) -> ExitCode {
         ClusterCommand::Status => status(session).await,
         ClusterCommand::Members => members(session).await,
         ClusterCommand::Slots => slots(session).await,
-        ClusterCommand::Drain { node, change } => {
-            let node = named(session, &node).await?;
+        ClusterCommand::Drain { member, change } => {
+            let node = named(session, &member).await?;
             command(session, Action::Drain { node }, change).await
         }
-        ClusterCommand::Undrain { node, change } => {
-            let node = named(session, &node).await?;
+        ClusterCommand::Undrain { member, change } => {
+            let node = named(session, &member).await?;
             command(session, Action::Undrain { node }, change).await
         }
-        ClusterCommand::Remove { node, force, change } => {
-            let node = named(session, &node).await?;
+        ClusterCommand::Remove { member, force, change } => {
+            let node = named(session, &member).await?;
             command(session, Action::Remove { node, force }, change).await
         }
-        ClusterCommand::Promote { shard, node, change } => {
-            let node = named(session, &node).await?;
+        ClusterCommand::Promote { shard, member, change } => {
+            let node = named(session, &member).await?;
             command(session, Action::Promote { shard: ShardId(shard), node }, change).await
         }
         ClusterCommand::Replicas { count, pair, change } => {
