@@ -12,7 +12,7 @@ use clap::Args;
 use super::failure::Failure;
 use super::output::Output;
 use crate::client::ADDRESS_DEFAULT;
-use crate::error::Reason;
+use crate::error::{EXIT_BUG, Reason};
 use crate::node::{UpError, UpOptions, up};
 
 /// `qmesh up …`
@@ -38,6 +38,12 @@ pub struct UpArguments {
 /// Runs a node until it is told to end.
 pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
     crate::telemetry::start();
+    // A broken promise of ours on one core must not leave the others serving without it, whichever build this is.
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        told(panic);
+        std::process::exit(EXIT_BUG);
+    }));
     let options = UpOptions {
         data: arguments.data,
         http: arguments.http,

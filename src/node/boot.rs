@@ -132,7 +132,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
                 tell,
                 timers: {
                     let (heartbeat_ms, election_ms_min, election_ms_max) = resolved.consensus_ms;
-                    crate::shard::raft::Timers { heartbeat_ms, election_ms_min, election_ms_max }
+                    crate::shard::raft::Timers { heartbeat_ms, election_ms_min, election_ms_max, ..Default::default() }
                 },
                 http,
                 quic,

@@ -4,15 +4,17 @@
 //! The async runtime is named here, in `storage/src/io` and in `net/src/io`, and nowhere else.
 //! Does not: know what a message means.
 
+mod consensus;
 mod inbox;
+mod watch;
 
 use std::future::Future;
 use std::io;
 use std::thread;
 
+pub use consensus::{Chance, ConsensusRuntime, seed_chance};
 pub use inbox::{Full, Receiver, Sender, inbox};
-/// The event loop as consensus asks for it: tasks, timers and channels of the core that it runs on.
-pub use openraft_rt_tokio::TokioRuntime as ConsensusRuntime;
+pub use watch::{CoreWatch, WatchReceiver, WatchSender};
 
 /// Which event loop a core runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

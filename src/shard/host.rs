@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -18,11 +18,12 @@ use qmesh_storage::{
     ReplayedEntry,
 };
 use quick_cache::unsync::Cache;
+use tokio::time::Instant;
 
 use super::raft::{Group, Machine, Pending, Store, Timers, Track};
 use super::replica::{Proposed, PutBatch, Replica, TERM_SOLO, Waiter};
 use crate::dag::archive::{RECORD_KIND_VERTEX, SealedVertex};
-use crate::dag::refs::RefMove;
+use crate::dag::refs::{Position, RefMove, RefName};
 use crate::dag::shape::Shape;
 use crate::dag::skeleton::Skeleton;
 use crate::error::{EXIT_DISK_FAILED, Reason, Refusal, fatal};
@@ -190,6 +191,7 @@ impl Host {
     async fn open_stores(&self) -> Result<(), OpenError> {
         let Some(consensus) = &self.parts.consensus else { return Ok(()) };
         let mut shards: Vec<ShardId> = self.replicas.borrow().keys().copied().collect();
+        shards.sort_unstable();
         shards.extend(consensus.steward.is_some().then_some(ShardId::CONTROL));
         for shard in shards {
             let track = self.tracks.borrow_mut().remove(&shard).unwrap_or_default();
@@ -209,8 +211,10 @@ impl Host {
     /// A sentence.
     pub async fn start_groups(self: &Rc<Self>, is_first: bool) -> Result<(), String> {
         let Some(consensus) = &self.parts.consensus else { return Ok(()) };
-        let stores: Vec<(ShardId, Rc<Store>)> =
+        let mut stores: Vec<(ShardId, Rc<Store>)> =
             self.stores.borrow().iter().map(|(shard, store)| (*shard, store.clone())).collect();
+        // In the same order at every start, so that a simulation is the same every time.
+        stores.sort_unstable_by_key(|(shard, _)| *shard);
         for (shard, store) in stores {
             let machine: Rc<dyn Machine> = match &consensus.steward {
                 Some(steward) if shard == ShardId::CONTROL => steward.clone(),
@@ -379,6 +383,14 @@ impl Host {
             }
             here => here,
         }
+    }
+
+    /// Where a ref is by this replica's table alone, which may be behind. For comparisons of replicas; an answer to a caller comes
+    /// from the primary.
+    pub fn ref_here(&self, name: &RefName) -> Option<Position> {
+        let shard = self.parts.table.shard(&name.key());
+        let replicas = self.replicas.borrow();
+        replicas.get(&shard)?.refs().state(name).map(|state| state.position)
     }
 
     pub(super) fn candidates(&self, shard: ShardId, id: &VertexId) -> Vec<Location> {

@@ -8,11 +8,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use qmesh_storage::{Index, Location, Payload, Record};
+use tokio::time::Instant;
 
 use super::raft::wire::RECORD_KIND_MEMBERSHIP;
 use super::raft::{PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, RecordOutcome};

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use qmesh_net::wire::Lane;
 use qmesh_storage::{Entry, Location, Record};
+use tokio::time::Instant;
 
 use super::host::Host;
 use super::raft::{Applied, Group, Machine, ProposeError};
@@ -105,7 +106,7 @@ impl Host {
             }
         }
         for (shard, homeless) in away {
-            self.rehome(shard, homeless);
+            self.rehome(shard, homeless, Duration::ZERO);
         }
     }
 
@@ -197,13 +198,14 @@ impl Host {
                 let mut homeless = replica.dissolve(proposals);
                 homeless.extend(replica.dissolve_waiting());
                 drop(replicas);
-                self.rehome(shard, homeless);
+                // Not at once: a primary whose lease is over refuses at once, and still looks like one.
+                self.rehome(shard, homeless, LOOK_AGAIN);
             }
         }
     }
 
-    /// Finds the primary for vertices that this replica could not propose.
-    fn rehome(self: &Rc<Self>, shard: ShardId, homeless: Homeless) {
+    /// Finds the primary for vertices that this replica could not propose, beginning after `pause`.
+    fn rehome(self: &Rc<Self>, shard: ShardId, homeless: Homeless, pause: Duration) {
         let mut patient = Vec::new();
         for (vertex, batch, place) in homeless {
             match batch.patience {
@@ -215,7 +217,12 @@ impl Host {
             return;
         }
         let host = self.clone();
-        (self.spawn)(Box::pin(async move { host.put_at_primary(shard, patient).await }));
+        (self.spawn)(Box::pin(async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            host.put_at_primary(shard, patient).await;
+        }));
     }
 
     async fn put_at_primary(self: Rc<Self>, shard: ShardId, mut homeless: Homeless) {

@@ -75,9 +75,11 @@ fn limit(request: &AppendEntriesRequest<Types>, option: &RPCOption) -> Duration 
     if request.entries.is_empty() { option.hard_ttl() } else { option.hard_ttl().max(APPEND_LIMIT) }
 }
 
-/// Entries go with the writes; a sign of life must not wait behind them.
-fn lane(request: &AppendEntriesRequest<Types>) -> Lane {
-    if request.entries.is_empty() { Lane::Control } else { Lane::Put }
+/// The lane of the next request of a stream. Entries go with the writes; a sign of life must not wait behind them. A request
+/// without entries that follows some of the same stream builds on them, and must not overtake them.
+fn lane(request: &AppendEntriesRequest<Types>, follows_entries: &mut bool) -> Lane {
+    *follows_entries |= !request.entries.is_empty();
+    if *follows_entries { Lane::Put } else { Lane::Control }
 }
 
 impl RaftNetworkV2<Types> for Replica {
@@ -89,7 +91,7 @@ impl RaftNetworkV2<Types> for Replica {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let body = wire::append_request(self.shard, &request);
-        let answer = self.ask(lane(&request), OP_RAFT_APPEND, body, limit(&request, &option)).await;
+        let answer = self.ask(lane(&request, &mut false), OP_RAFT_APPEND, body, limit(&request, &option)).await;
         answered(answer, wire::parse_append_answer)
     }
 
@@ -102,12 +104,14 @@ impl RaftNetworkV2<Types> for Replica {
         S: Stream<Item = AppendEntriesRequest<Types>> + Unpin + 'static,
     {
         let replica = &*self;
+        let mut follows_entries = false;
         let answers = input
             .map(move |request| {
                 let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
                 let previous = request.prev_log_id;
                 let body = wire::append_request(replica.shard, &request);
-                let answer = replica.ask(lane(&request), OP_RAFT_APPEND, body, limit(&request, &option));
+                let answer =
+                    replica.ask(lane(&request, &mut follows_entries), OP_RAFT_APPEND, body, limit(&request, &option));
                 async move { (previous, last, answered(answer.await, wire::parse_append_answer)) }
             })
             .buffered(APPENDS_IN_FLIGHT_MAX);
