@@ -295,7 +295,8 @@ fn s1_2_3_a_cluster_that_died_whole_comes_back_with_everything() {
     }
     for member in &mut cluster.members {
         assert_eq!(member.node.take().unwrap().stop(), Some(0), "{} drains", member.name);
-        succeeds(&qmesh(&["inspect", "integrity", &text(&member.data)]));
+        let inspected = qmesh(&["inspect", "integrity", &text(&member.data)]);
+        assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stdout));
     }
 }
 

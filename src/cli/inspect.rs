@@ -15,11 +15,13 @@ use serde::Serialize;
 use super::failure::{EXIT_CHECK_FAILED, Failure, Outcome};
 use super::output::Output;
 use super::text::bar;
+use crate::control::plane::RECORD_KIND_COMMAND;
 use crate::dag::archive::{RECORD_KIND_VERTEX, Scratch, SealedVertex};
 use crate::dag::ref_record::{RECORD_KIND_REF, RefRecord};
 use crate::error::Reason;
 use crate::ids::hex;
 use crate::node::superblock::{Superblock, SuperblockError};
+use crate::shard::raft::wire::RECORD_KIND_MEMBERSHIP;
 
 /// Folders of logs in a data directory begin with this.
 const LOG_FOLDER: &str = "log-";
@@ -192,6 +194,14 @@ impl Integrity {
             RECORD_KIND_REF => {
                 RefRecord::from_record(&record).map_err(|error| error.to_string())?;
                 self.ref_moves += 1;
+            }
+            RECORD_KIND_MEMBERSHIP => {
+                if !crate::shard::raft::wire::is_membership(&record) {
+                    return Err("the members of a group are not readable".to_owned());
+                }
+            }
+            RECORD_KIND_COMMAND => {
+                crate::control::wire::decode_command(record.body()).map_err(|error| error.to_string())?;
             }
             other => return Err(format!("a record of kind {other}, which this build does not know")),
         }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use qmesh_net::wire::Lane;
 use qmesh_storage::{Entry, Location, Record};
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ use crate::router::wire as rows;
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How often a replica that waits for another looks whether that still is the primary.
+const PRIMARY_LOOK: Duration = Duration::from_millis(50);
 /// Time for one try at another node.
 const TRY_LIMIT: Duration = Duration::from_secs(4);
 
@@ -86,6 +89,26 @@ impl Host {
         match &self.parts.consensus {
             Some(consensus) => consensus.peers.call(node, lane, operation, body, TRY_LIMIT).await,
             None => Err(PeerError::Unreached("this node has no peers".to_owned())),
+        }
+    }
+
+    /// Asks the primary of a shard, and gives up as soon as this replica hears that it is no longer: a node that died says nothing
+    /// for as long as its connection is not missed.
+    async fn ask_primary(
+        &self,
+        shard: ShardId,
+        node: NodeId,
+        lane: Lane,
+        operation: u16,
+        body: Bytes,
+    ) -> Result<Bytes, PeerError> {
+        let mut answer = self.ask(node, lane, operation, body).boxed_local();
+        loop {
+            match tokio::time::timeout(PRIMARY_LOOK, &mut answer).await {
+                Ok(answer) => return answer,
+                Err(_) if matches!(self.way(shard), Way::There(primary) if primary == node) => {}
+                Err(_) => return Err(PeerError::Lost(format!("{node} is no longer the primary of shard {}", shard.0))),
+            }
         }
     }
 
@@ -266,7 +289,7 @@ impl Host {
                 body.extend_from_slice(next.0.record().bytes());
                 sent.push(next);
             }
-            let answer = self.ask(node, Lane::Put, OP_SHARD_PUT, body.into()).await;
+            let answer = self.ask_primary(shard, node, Lane::Put, OP_SHARD_PUT, body.into()).await;
             let outcomes = answer.ok().and_then(|answer| rows::put_rows(&answer, sent.len()).ok());
             match outcomes {
                 None => left.extend(sent),
@@ -309,7 +332,8 @@ impl Host {
                 Way::There(node) if forwards => {
                     let mut body = wire::head(shard, 0, ids.len() * 32);
                     ids.iter().for_each(|id| body.extend_from_slice(&id.0));
-                    if let Ok(answer) = self.ask(node, Lane::PointRead, OP_SHARD_GET, body.into()).await {
+                    if let Ok(answer) = self.ask_primary(shard, node, Lane::PointRead, OP_SHARD_GET, body.into()).await
+                    {
                         let records = Record::parse_all(&answer, ids.len())
                             .map_err(|error| Refusal::new(Reason::Internal, format!("a peer's answer: {error}")))?;
                         let mut found: BTreeMap<VertexId, SealedVertex> = BTreeMap::new();
@@ -349,7 +373,8 @@ impl Host {
                 Way::There(node) if forwards => {
                     let mut body = wire::head(shard, wire::FLAG_PRESENCE, 32);
                     body.extend_from_slice(&id.0);
-                    if let Ok(answer) = self.ask(node, Lane::PointRead, OP_SHARD_GET, body.into()).await {
+                    if let Ok(answer) = self.ask_primary(shard, node, Lane::PointRead, OP_SHARD_GET, body.into()).await
+                    {
                         return Ok(answer.first() == Some(&1));
                     }
                 }
@@ -386,7 +411,7 @@ impl Host {
                 }
                 Way::There(node) if forwards => {
                     let body = wire::ref_request(shard, &ask)?;
-                    match self.ask(node, Lane::PointRead, OP_SHARD_REF, body).await {
+                    match self.ask_primary(shard, node, Lane::PointRead, OP_SHARD_REF, body).await {
                         Ok(answer) => return wire::ref_told(&answer),
                         Err(PeerError::Refused(refusal)) if refusal.reason != Reason::Unavailable => {
                             return Err(refusal);
@@ -494,7 +519,7 @@ impl Host {
             Ok(body) => body,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        Ok(match self.ask(node, Lane::Put, OP_SHARD_REF, body).await {
+        Ok(match self.ask_primary(shard, node, Lane::Put, OP_SHARD_REF, body).await {
             Ok(answer) => wire::ref_told(&answer).and_then(|told| match told {
                 RefTold::Set { place, index } => {
                     Ok(RefReceipt { position: place.position(), shard, index: LogIndex(index) })

@@ -6,12 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use qmesh::control::plane::bare_request;
 use qmesh::error::Refusal;
 use qmesh::ids::{NodeId, ShardId};
 use qmesh::router::message::{Message, Reply};
 use qmesh::router::peers::{OP_GROUP_CHANGE, OP_GROUP_VIEW};
+use qmesh::shard::GroupChange;
 use qmesh::shard::raft::{GroupView, Timers};
-use qmesh::shard::{GroupChange, bare_request};
 use qmesh_storage::io::memory::{Faults, MemoryDisk};
 use tokio::sync::oneshot;
 

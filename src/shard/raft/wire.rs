@@ -251,6 +251,11 @@ fn membership_record(members: &Membership) -> Record {
     }
 }
 
+/// Whether a record names a group's members as this build reads them.
+pub fn is_membership(record: &Record) -> bool {
+    membership(record).is_some()
+}
+
 /// The members that a record names; `None` when it is not of that form.
 pub(super) fn membership(record: &Record) -> Option<Membership> {
     let body = record.body();
