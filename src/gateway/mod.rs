@@ -145,6 +145,10 @@ pub struct DagFigures {
     pub generation_max: u64,
     /// Bytes of the skeleton in memory.
     pub skeleton_bytes: u64,
+    /// Questions about the graph that were answered since the node started.
+    pub questions: u64,
+    /// Time that cores spent in walks for them, in microseconds.
+    pub questions_us_total: u64,
 }
 
 /// Gathers the node's figures.
@@ -172,6 +176,8 @@ pub async fn figures(context: &Context) -> Result<Figures, Refusal> {
             staged: counts.staged,
             generation_max: u64::from(counts.generation_max),
             skeleton_bytes: counts.bytes as u64,
+            questions: context.router.questions().count(),
+            questions_us_total: context.router.questions().walk_ns() / 1000,
         },
         cores: context.router.stats().await?,
     })

@@ -25,9 +25,9 @@ use crate::dag::skeleton::{self, Writer};
 use crate::feed::{self, FEED_ITEMS_MAX, Progress, REF_EVENTS_MAX};
 use crate::gateway::{DRAIN_TIMEOUT, NodeFacts};
 use crate::limits::INBOX_MESSAGES_MAX;
-use crate::router::Shared;
 use crate::router::message::Message;
 use crate::router::slots::SlotTable;
+use crate::router::{Questions, Shared};
 use crate::runtime::{CorePlan, Loop, inbox, run_plain, start_core};
 
 /// Chunks of recovered records between the cores and the skeleton's writer at start.
@@ -75,6 +75,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         progress: progress.clone(),
         ref_events: ref_events.clone(),
         boot: u64::from_le_bytes(random()),
+        questions: Questions::default(),
     });
 
     let mut listeners = Vec::with_capacity(core_count);
@@ -358,7 +359,8 @@ fn reserve(address: SocketAddr) -> std::io::Result<Socket> {
     Ok(socket)
 }
 
-fn log_options(resolved: &Resolved) -> LogOptions {
+/// How the logs of a node with this profile on this host are driven.
+pub fn log_options(resolved: &Resolved) -> LogOptions {
     let storage = &resolved.storage;
     LogOptions {
         segment_bytes: storage.segment_bytes,

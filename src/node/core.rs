@@ -29,7 +29,7 @@ use crate::runtime::Receiver;
 use crate::shard::{Host, HostParts};
 
 /// Threads of the blocking disk backend, a core: rounds in flight, their syncs, and cold reads.
-const DISK_THREADS: usize = 4;
+pub const DISK_THREADS: usize = 4;
 /// Recovered vertices handed over at once.
 pub(super) const RECOVERED_PER_CHUNK: usize = 4096;
 

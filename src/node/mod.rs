@@ -16,7 +16,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-pub use boot::up;
+pub use boot::{log_options, up};
+pub use core::DISK_THREADS;
 
 use crate::config::{TuningError, Unmet};
 use superblock::SuperblockError;

@@ -12,6 +12,8 @@ pub mod wire;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -48,6 +50,34 @@ pub struct Shared {
     pub ref_events: broadcast::Sender<Arc<RefRecord>>,
     /// Random at each start: cursors of another start are refused.
     pub boot: u64,
+    /// What was asked about the graph so far.
+    pub questions: Questions,
+}
+
+/// Questions about the graph since the node started, over all cores.
+#[derive(Debug, Default)]
+pub struct Questions {
+    count: AtomicU64,
+    walk_ns: AtomicU64,
+}
+
+impl Questions {
+    /// How many were answered.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Time that cores spent in walks for them, in nanoseconds: look-ups and steps, without waiting, sending or printing.
+    pub fn walk_ns(&self) -> u64 {
+        self.walk_ns.load(Ordering::Relaxed)
+    }
+
+    fn walked<T>(&self, walk: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = walk();
+        self.walk_ns.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        done
+    }
 }
 
 /// What a put may ask beside its records.
@@ -315,15 +345,27 @@ impl Router {
     pub async fn query(&self, query: Query, token: Option<Token>) -> Result<Answer, Refusal> {
         let mut machine = self.machine(query, token).await?;
         let mut numbers = Vec::new();
-        while machine.step(self.skeleton(), WALK_EDGES_PER_SLICE, &mut numbers) == Step::More {
+        while self.step(&mut machine, &mut numbers) == Step::More {
             tokio::task::yield_now().await;
         }
         Ok(self.finish(machine, numbers))
     }
 
+    /// One slice of a walk; the core serves others between two.
+    pub fn step(&self, machine: &mut Machine, numbers: &mut Vec<Number>) -> Step {
+        self.0.shared.questions.walked(|| machine.step(self.skeleton(), WALK_EDGES_PER_SLICE, numbers))
+    }
+
+    /// What was asked about the graph so far.
+    pub fn questions(&self) -> &Questions {
+        &self.0.shared.questions
+    }
+
     /// The answer of a machine that is done; its working memory serves the next question on this core.
     pub fn finish(&self, machine: Machine, numbers: Vec<Number>) -> Answer {
-        let (answer, scratch) = machine.finish(numbers);
+        let questions = &self.0.shared.questions;
+        questions.count.fetch_add(1, Ordering::Relaxed);
+        let (answer, scratch) = questions.walked(|| machine.finish(numbers));
         let mut idle = self.0.scratch.borrow_mut();
         if idle.len() < SCRATCHES_IDLE_MAX {
             idle.push(scratch);
@@ -344,7 +386,7 @@ impl Router {
         }
         self.progress().caught_up(token).await;
         let scratch = self.0.scratch.borrow_mut().pop().unwrap_or_default();
-        Machine::with_scratch(query, self.skeleton(), self.boot(), scratch)
+        self.0.shared.questions.walked(|| Machine::with_scratch(query, self.skeleton(), self.boot(), scratch))
     }
 
     /// The refusals of records whose parents are neither here nor earlier in the request, in the order of the records.

@@ -6,7 +6,8 @@
 Starts a node of its own on a temporary data directory, imports the repository (a generated one unless PATH is given), and for
 random pairs of commits compares ancestors, A..B, all merge bases and is-ancestor with `git rev-list`, `git merge-base --all` and
 `git merge-base --is-ancestor`. Any difference is printed and the exit code is 1. `--time` then measures, in one run: the full
-ancestor walk and 1,000 merge-base queries, each as one process a query, against git with a commit-graph.
+ancestor walk and 1,000 merge-base queries, each as one process a query, against git with a commit-graph; and the same without the
+processes.
 """
 import argparse
 import json
@@ -38,6 +39,10 @@ class Node:
 
     def lines(self, *arguments):
         return self.run(*arguments).stdout.split()
+
+    def walked_us(self):
+        """Microseconds that the node's cores spent in walks since it started."""
+        return json.loads(self.run("stats", "-o", "json").stdout)["dag"]["questions_us_total"]
 
     def stop(self):
         self.process.terminate()
@@ -82,45 +87,95 @@ def compare(node, repository, pairs, seed):
     return len(commits), wrong
 
 
-def timed(rounds, action):
-    took = []
+def timed(rounds, *actions):
+    """For each action the median, least and most of its seconds. They take turns, so that noise meets them alike."""
+    took = [[] for _ in actions]
     for _ in range(rounds):
-        began = time.perf_counter()
-        action()
-        took.append(time.perf_counter() - began)
-    return statistics.median(took), min(took), max(took)
+        for seconds, action in zip(took, actions):
+            seconds.append(action())
+    return [(statistics.median(seconds), min(seconds), max(seconds)) for seconds in took]
+
+
+def run_all(commands, environment=None):
+    """Seconds of these commands, one after the other."""
+    began = time.perf_counter()
+    for words in commands:
+        subprocess.run(words, env=environment, stdout=subprocess.DEVNULL, check=False)
+    return time.perf_counter() - began
 
 
 def measure(node, repository, seed):
+    """Walls of both commands, then what is left of each without its process: ours as the node counts it, git's as the wall less that
+    of a git that only starts (`git version`), and libgit2's in this process when `pygit2` is installed."""
     commits = git(repository, "rev-list", "--all").stdout.split()
     heads = git(repository, "for-each-ref", "--format=%(objectname)", "refs/heads").stdout.split()
     tip = max(heads, key=lambda head: int(git(repository, "rev-list", "--count", head).stdout))
     pick = random.Random(seed)
     pairs = [(pick.choice(commits), pick.choice(commits)) for _ in range(1000)]
-    quiet = {"stdout": subprocess.DEVNULL, "check": False}
+    library = libgit2(repository, tip, pairs)
+    cases = [
+        ("full ancestor walk", 9, [["ancestors", f"git:{tip}"]], [["rev-list", tip]], [["rev-list", "--count", tip]]),
+        (
+            "1,000 merge bases, a process each",
+            3,
+            [["lca", f"git:{left}", f"git:{right}"] for left, right in pairs],
+            [["merge-base", "--all", left, right] for left, right in pairs],
+            None,
+        ),
+    ]
+    for what, rounds, ours, theirs, counted in cases:
+        ours = [[node.qmesh, "dag", *words, "--format", "git"] for words in ours]
+        theirs = [["git", "-C", repository, *words] for words in theirs]
+        # git prints its commits while it walks; where it can count them instead, that is the fairer figure.
+        bare = [["git", "-C", repository, *words] for words in counted] if counted else theirs
+        start = [["git", "version"]] * len(theirs)
+        in_node = []
 
-    def ours_walk():
-        subprocess.run([node.qmesh, "dag", "ancestors", f"git:{tip}", "--format", "git"], env=node.environment, **quiet)
+        def ours_run():
+            before = node.walked_us()
+            seconds = run_all(ours, node.environment)
+            in_node.append((node.walked_us() - before) / 1e6)
+            return seconds
 
-    def theirs_walk():
-        subprocess.run(["git", "-C", repository, "rev-list", tip], **quiet)
-
-    def ours_bases():
-        for left, right in pairs:
-            words = [node.qmesh, "dag", "lca", f"git:{left}", f"git:{right}", "--format", "git"]
-            subprocess.run(words, env=node.environment, **quiet)
-
-    def theirs_bases():
-        for left, right in pairs:
-            subprocess.run(["git", "-C", repository, "merge-base", "--all", left, right], **quiet)
-
-    for what, rounds, ours, theirs in [
-        ("full ancestor walk", 9, ours_walk, theirs_walk),
-        ("1,000 merge bases, a process each", 3, ours_bases, theirs_bases),
-    ]:
-        ours_took, theirs_took = timed(rounds, ours), timed(rounds, theirs)
+        ours_took, theirs_took, bare_took, start_took = timed(
+            rounds, ours_run, lambda: run_all(theirs), lambda: run_all(bare), lambda: run_all(start)
+        )
         show = lambda took: f"{took[0]*1e3:.1f} ms [{took[1]*1e3:.1f}..{took[2]*1e3:.1f}]"
-        print(f"{what}: qmesh {show(ours_took)}, git {show(theirs_took)}, qmesh/git {ours_took[0]/theirs_took[0]:.2f}")
+        inside, without = statistics.median(in_node), bare_took[0] - start_took[0]
+        print(f"{what}, {rounds} rounds, load {os.getloadavg()[0]:.1f}:")
+        print(f"  commands: qmesh {show(ours_took)}, git {show(theirs_took)}, git/qmesh {theirs_took[0]/ours_took[0]:.2f}")
+        print(
+            f"  without processes: in the node {inside*1e3:.2f} ms, git {without*1e3:.2f} ms "
+            f"({'rev-list --count' if counted else 'the same'} less {start_took[0]*1e3:.1f} ms of `git version`), "
+            f"git/qmesh {without/inside:.1f}"
+        )
+        if library:
+            (took,) = timed(rounds, library[what])
+            print(f"  libgit2 in process: {show(took)}, libgit2/qmesh {took[0]/inside:.1f}")
+
+
+def libgit2(repository, tip, pairs):
+    """The same questions to libgit2 in this process, when it is installed."""
+    try:
+        import pygit2
+    except ImportError:
+        return None
+    opened = pygit2.Repository(repository)
+
+    def walk():
+        began = time.perf_counter()
+        for _ in opened.walk(tip, pygit2.enums.SortMode.NONE):
+            pass
+        return time.perf_counter() - began
+
+    def bases():
+        began = time.perf_counter()
+        for left, right in pairs:
+            # One best base; the library has no call for all of them.
+            opened.merge_base(left, right)
+        return time.perf_counter() - began
+
+    return {"full ancestor walk": walk, "1,000 merge bases, a process each": bases}
 
 
 def main():

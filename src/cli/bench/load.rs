@@ -12,7 +12,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 /// Longest latency that is told apart, in nanoseconds.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+pub(super) const LATENCY_NS_MAX: u64 = 60_000_000_000;
 /// Significant digits of a percentile.
 const DIGITS: u8 = 3;
 /// Operations an open loop keeps in flight at most; what is due beyond that is an error.
@@ -58,8 +58,45 @@ pub struct Outcome {
     /// CPU of the server an operation, in microseconds, from its own figures before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_cpu_us: Option<f64>,
+    /// Commit rounds a second of the logs that were written to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds_per_s: Option<f64>,
+    /// Mean bytes of a commit round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_bytes: Option<f64>,
     /// Counted time, in seconds.
     pub seconds: f64,
+}
+
+impl Outcome {
+    /// What the latencies of `measured` say.
+    pub(super) fn of(workload: &str, load: String, latencies: &Histogram<u64>, measured: Duration) -> Self {
+        let us = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1e3;
+        Self {
+            workload: workload.to_owned(),
+            load,
+            ops_per_s: latencies.len() as f64 / measured.as_secs_f64(),
+            p50_us: us(0.5),
+            p99_us: us(0.99),
+            p999_us: us(0.999),
+            max_us: latencies.max() as f64 / 1e3,
+            ops: latencies.len(),
+            errors: 0,
+            first_error: None,
+            server_cpu_us: None,
+            rounds_per_s: None,
+            round_bytes: None,
+            seconds: measured.as_secs_f64(),
+        }
+    }
+
+    /// Tells how many commit rounds carried it, and how many bytes they had in all.
+    pub(super) fn tell_rounds(&mut self, rounds: u64, bytes: u64) {
+        if rounds != 0 {
+            self.rounds_per_s = Some(rounds as f64 / self.seconds);
+            self.round_bytes = Some(bytes as f64 / rounds as f64);
+        }
+    }
 }
 
 struct Tally {
@@ -129,21 +166,11 @@ where
     tokio::time::sleep_until((counting_from + plan.measured).into()).await;
     over.set(true);
     mark().await;
-    let latencies = tally.latencies.borrow();
-    let us = |quantile: f64| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let load = plan.rate.map_or_else(|| format!("{} in flight", plan.in_flight), |rate| format!("{rate}/s"));
     Outcome {
-        workload: workload.to_owned(),
-        load: plan.rate.map_or_else(|| format!("{} in flight", plan.in_flight), |rate| format!("{rate}/s")),
-        ops_per_s: latencies.len() as f64 / plan.measured.as_secs_f64(),
-        p50_us: us(0.5),
-        p99_us: us(0.99),
-        p999_us: us(0.999),
-        max_us: latencies.max() as f64 / 1e3,
-        ops: latencies.len(),
         errors: tally.errors.get(),
         first_error: tally.first_error.borrow().clone(),
-        server_cpu_us: None,
-        seconds: plan.measured.as_secs_f64(),
+        ..Outcome::of(workload, load, &tally.latencies.borrow(), plan.measured)
     }
 }
 
@@ -178,7 +205,7 @@ where
     }
 }
 
-fn histogram() -> Histogram<u64> {
+pub(super) fn histogram() -> Histogram<u64> {
     // The bounds are constants that the library accepts; anything else is a defect here.
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).unwrap_or_else(|_| unreachable!("valid histogram bounds"))
 }

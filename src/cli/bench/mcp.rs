@@ -21,6 +21,7 @@ pub(super) async fn run(
     url: Option<String>,
     call: Option<(String, String)>,
 ) -> Outcome {
+    let foreign = url.is_some();
     let url = match url {
         Some(url) => url,
         None => {
@@ -58,6 +59,11 @@ pub(super) async fn run(
             Ok(())
         }
     };
+    if foreign {
+        // The figures of our own node would say nothing about another server.
+        let outcome = super::load::run("mcp", load.plan(), operation, async || {}).await;
+        return super::print(session.output(), &outcome);
+    }
     measured(session, "mcp", load, operation).await
 }
 

@@ -4,26 +4,30 @@
 //! after, so it covers just what was counted. Does not: compare with anything; run both in one session and compare yourself.
 
 mod acknowledged;
+mod disk;
 pub mod load;
+mod log;
 mod mcp;
+mod payloads;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
 use super::failure::{EXIT_CHECK_FAILED, Failure, Outcome as Ended};
+use super::output::Output;
 use super::session::{Global, Session};
 use crate::client::{ConnectOptions, Node};
 use crate::dag::archive::SealedVertex;
-use crate::dag::vertex::{NAMESPACE_DEFAULT, Vertex};
 use crate::gateway::quic::wire::QueryRequest;
 use crate::ids::VertexId;
 use crate::router::PutOptions;
 use load::{Outcome, Plan};
+use payloads::{Ahead, Payloads, scatter};
 
 /// Vertices that `bench get` writes first, so that it reads what is there.
 const GET_VERTICES: u64 = 10_000;
@@ -69,6 +73,22 @@ pub enum Bench {
         #[arg(long)]
         arguments: Option<String>,
     },
+    /// Puts a history of so many vertices, a line of work with short branches and merges, and tells how long it took.
+    #[command(after_help = "Example: qmesh bench fill --vertices 1000000 --size 100")]
+    Fill {
+        /// How many.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        vertices: u64,
+        /// Payload of one vertex, in bytes.
+        #[arg(long, default_value_t = 100)]
+        size: usize,
+    },
+    /// Durable appends to a log in this process, without a node: what the log alone can do.
+    #[command(after_help = "Example: qmesh bench log --directory /var/lib --in-flight 64")]
+    Log(log::LogLoad),
+    /// Rounds of whole blocks, written and synced, without a log: what the disk alone can do.
+    #[command(after_help = "Example: qmesh bench disk --directory /var/lib --round-bytes 65536 --rounds-in-flight 2")]
+    Disk(disk::Disk),
     /// Writes vertices and notes each id once it is acknowledged, or checks that all noted ids can be read: for crash tests.
     Acknowledged {
         /// Append the id of every acknowledged vertex to this file, until the node is gone or --seconds are over.
@@ -119,28 +139,66 @@ impl Load {
 
 /// Runs one bench.
 pub fn run(global: Global, bench: Bench) -> ExitCode {
+    let bench = match bench {
+        Bench::Disk(disk) => return disk::run(&disk, global.output),
+        Bench::Log(load) => return log::run(load, global.output),
+        of_a_node => of_a_node,
+    };
     super::session::run(global, async move |session| match bench {
         Bench::Put(load) => put(session, &load).await,
         Bench::Get(load) => get(session, &load).await,
         Bench::Walk { load, root, limit } => walk(session, &load, root, limit).await,
         Bench::Mcp { load, url, tool, arguments } => mcp::run(session, &load, url, tool.zip(arguments)).await,
+        Bench::Fill { vertices, size } => fill(session, vertices, size).await,
         Bench::Acknowledged { append: Some(file), load, .. } => acknowledged::append(session, &load, &file).await,
         Bench::Acknowledged { verify: Some(file), .. } => acknowledged::verify(session, &file).await,
         Bench::Acknowledged { .. } => Err(Failure::usage("name a file with --append or --verify")),
+        Bench::Disk(_) | Bench::Log(_) => unreachable!("they need no node and ran above"),
     })
 }
 
 async fn put(session: &Session, load: &Load) -> Ended {
     let nodes = connect(session, load).await?;
-    let payloads = Rc::new(Payloads::new(load.size));
+    // The node is to be measured, not how fast this process hashes.
+    let ahead = Rc::new(Ahead::start(Payloads::new(load.size)).map_err(Failure::internal)?);
     let operation = move |number: u64| {
-        let (node, payloads) = (nodes[number as usize % nodes.len()].clone(), payloads.clone());
+        let (node, ahead) = (nodes[number as usize % nodes.len()].clone(), ahead.clone());
         async move {
-            let vertex = payloads.vertex(number)?;
+            let vertex = ahead.vertex(number)?;
             put_one(&node, &vertex).await
         }
     };
     measured(session, "put", load, operation).await
+}
+
+/// Each vertex follows the one before it; every fourth merges another, not far back.
+async fn fill(session: &Session, vertices: u64, size: usize) -> Ended {
+    const REACH: usize = 80;
+    let (node, payloads) = (session.node().await?, Payloads::new(size));
+    let mut latest: Vec<VertexId> = Vec::new();
+    let began = Instant::now();
+    for from in (0..vertices).step_by(PREPARE_BATCH as usize) {
+        let mut batch = Vec::new();
+        for number in from..(from + PREPARE_BATCH).min(vertices) {
+            let mut parents: Vec<VertexId> = latest.last().copied().into_iter().collect();
+            let other = latest.len().checked_sub(2 + scatter(number) as usize % REACH).map(|at| latest[at]);
+            parents.extend(other.filter(|_| number % 4 == 0));
+            let vertex = payloads.child(number, parents).map_err(Failure::internal)?;
+            latest.push(vertex.id());
+            batch.push(vertex);
+        }
+        for outcome in node.put(&batch, PutOptions::default()).await? {
+            outcome.map_err(|refusal| Failure::new(refusal.reason, refusal.detail))?;
+        }
+        latest.drain(..latest.len().saturating_sub(2 * REACH));
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    if session.output().is_json() {
+        println!("{}", serde_json::json!({ "workload": "fill", "vertices": vertices, "took_s": seconds }));
+    } else {
+        println!("{vertices} vertices in {seconds:.2} s");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn get(session: &Session, load: &Load) -> Ended {
@@ -218,28 +276,52 @@ where
     let marks = RefCell::new(Vec::new());
     let mark = async || {
         if let Ok(figures) = node.stats().await {
-            marks.borrow_mut().extend(figures["cpu_us"].as_u64());
+            marks.borrow_mut().push(Mark::of(&figures));
         }
     };
     let mut outcome = load::run(workload, load.plan(), operation, mark).await;
     if let [before, after] = marks.borrow()[..]
         && 0 < outcome.ops
     {
-        outcome.server_cpu_us = Some((after - before) as f64 / outcome.ops as f64);
+        outcome.server_cpu_us = Some((after.cpu_us - before.cpu_us) as f64 / outcome.ops as f64);
+        outcome.tell_rounds(after.rounds - before.rounds, after.bytes - before.bytes);
     }
-    print(session, &outcome)
+    print(session.output(), &outcome)
 }
 
-fn print(session: &Session, outcome: &Outcome) -> Ended {
+/// The server's sums when counting begins and when it ends.
+#[derive(Clone, Copy)]
+struct Mark {
+    cpu_us: u64,
+    rounds: u64,
+    bytes: u64,
+}
+
+impl Mark {
+    fn of(figures: &serde_json::Value) -> Self {
+        let logs =
+            || figures["cores"].as_array().into_iter().flatten().flat_map(|core| core["logs"].as_array()).flatten();
+        let sum = |name: &str| logs().filter_map(|log| log[name].as_u64()).sum();
+        Self { cpu_us: figures["cpu_us"].as_u64().unwrap_or(0), rounds: sum("rounds"), bytes: sum("bytes") }
+    }
+}
+
+fn print(output: Output, outcome: &Outcome) -> Ended {
     let Outcome { workload, load, ops_per_s, p50_us, p99_us, p999_us, max_us, errors, .. } = outcome;
-    if session.output().is_json() {
+    if output.is_json() {
         let line = serde_json::to_string(outcome).map_err(Failure::internal)?;
         println!("{line}");
     } else {
         println!("{workload}, {load}: {ops_per_s:.0} op/s");
         println!("latency us: p50 {p50_us:.0}  p99 {p99_us:.0}  p99.9 {p999_us:.0}  max {max_us:.0}");
         if let Some(cpu) = outcome.server_cpu_us {
-            println!("server CPU: {cpu:.1} us an operation");
+            println!(
+                "{}: {cpu:.1} us an operation",
+                if matches!(workload.as_str(), "log" | "disk") { "CPU" } else { "server CPU" }
+            );
+        }
+        if let (Some(rounds), Some(bytes)) = (outcome.rounds_per_s, outcome.round_bytes) {
+            println!("commit rounds: {rounds:.0} a second of {bytes:.0} bytes");
         }
         match &outcome.first_error {
             Some(sentence) => println!("errors: {errors}, the first: {sentence}"),
@@ -265,46 +347,4 @@ async fn put_one(node: &Node, vertex: &SealedVertex) -> Result<(), String> {
         Some(Err(refusal)) => Err(refusal.to_string()),
         None => Err("the put was not answered".to_owned()),
     }
-}
-
-/// Vertices that differ from those of every other run.
-struct Payloads {
-    bytes: usize,
-    run: u64,
-    made: Cell<u64>,
-}
-
-impl Payloads {
-    fn new(bytes: usize) -> Self {
-        Self { bytes, run: crate::gateway::now_ms() ^ u64::from(std::process::id()) << 40, made: Cell::new(0) }
-    }
-
-    fn vertex(&self, number: u64) -> Result<SealedVertex, String> {
-        self.made.set(self.made.get() + 1);
-        let mut payload = Vec::with_capacity(self.bytes + 8);
-        let mut word = scatter(self.run) ^ number;
-        while payload.len() < self.bytes {
-            word = scatter(word);
-            payload.extend_from_slice(&word.to_le_bytes());
-        }
-        payload.truncate(self.bytes);
-        let vertex = Vertex {
-            namespace: NAMESPACE_DEFAULT.to_owned(),
-            kind: "bench".to_owned(),
-            author: None,
-            timestamp_ms: self.run.wrapping_add(number) >> 1 & ((1 << 40) - 1),
-            parents: Vec::new(),
-            labels: Default::default(),
-            payload,
-        };
-        SealedVertex::seal(&vertex, None).map_err(|error| error.to_string())
-    }
-}
-
-/// Steele, Lea, Flood: SplitMix64's finaliser; spreads consecutive numbers.
-fn scatter(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
 }

@@ -99,7 +99,8 @@ pub(super) async fn metrics(call: &Call) -> Result<Response, Problem> {
     let context = &call.context;
     let cores = context.router.stats().await?;
     let uptime = context.facts.started.elapsed().unwrap_or_default();
-    let text = render(&context.facts, uptime, &cores, &context.router.skeleton().counts());
+    let router = &context.router;
+    let text = render(&context.facts, uptime, &cores, &router.skeleton().counts(), router.questions());
     Ok(never_kept(answer::bytes(StatusCode::OK, OPEN_METRICS, text)))
 }
 

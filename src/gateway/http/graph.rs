@@ -21,7 +21,7 @@ use crate::gateway::json::{self, summary};
 use crate::gateway::query;
 use crate::gateway::quic::wire::{QueryRequest, Summary};
 use crate::ids::Token;
-use crate::limits::{PAGE_DEFAULT, PAGE_MAX, WALK_EDGES_PER_SLICE};
+use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 use crate::router::Router;
 
 /// A question about the vertex in the path.
@@ -254,7 +254,7 @@ async fn stream(router: Router, asked: Query, token: Option<Token>) -> Result<Re
 async fn write_walk(mut lines: Lines, router: &Router, mut machine: Machine) -> Result<(), Gone> {
     let mut slice = Vec::new();
     loop {
-        let step = machine.step(router.skeleton(), WALK_EDGES_PER_SLICE, &mut slice);
+        let step = router.step(&mut machine, &mut slice);
         for number in slice.drain(..) {
             lines.line(&summary(&router.skeleton().view(), number));
             lines.breathe().await?;

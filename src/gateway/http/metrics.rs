@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::route::{ROUTES, UNMATCHED};
 use crate::dag::skeleton::Counts;
 use crate::gateway::NodeFacts;
+use crate::router::Questions;
 use crate::router::message::CoreStats;
 
 /// Media type of the text.
@@ -104,13 +105,19 @@ impl Counters {
 }
 
 /// The text of a scrape.
-pub(super) fn render(facts: &NodeFacts, uptime: Duration, cores: &[CoreStats], graph: &Counts) -> String {
+pub(super) fn render(
+    facts: &NodeFacts,
+    uptime: Duration,
+    cores: &[CoreStats],
+    graph: &Counts,
+    questions: &Questions,
+) -> String {
     let mut text = Text(String::with_capacity(32 << 10));
     text.family("qmesh_build", "info", "The build.");
     text.line("qmesh_build_info", &[("version", facts.version), ("node", &facts.node)], 1.0);
     text.family("qmesh_uptime_seconds", "gauge", "Time since the node started.");
     text.line("qmesh_uptime_seconds", &[], uptime.as_secs_f64());
-    graph_figures(&mut text, graph);
+    graph_figures(&mut text, graph, questions);
     shard_figures(&mut text, cores);
     log_figures(&mut text, cores);
     core_figures(&mut text, cores);
@@ -121,7 +128,7 @@ pub(super) fn render(facts: &NodeFacts, uptime: Duration, cores: &[CoreStats], g
     text.0
 }
 
-fn graph_figures(text: &mut Text, graph: &Counts) {
+fn graph_figures(text: &mut Text, graph: &Counts, questions: &Questions) {
     for (name, about, value) in [
         ("qmesh_dag_vertices", "Vertices in the graph.", f64::from(graph.vertices)),
         ("qmesh_dag_edges", "Edges from a vertex to a parent.", f64::from(graph.edges)),
@@ -133,6 +140,13 @@ fn graph_figures(text: &mut Text, graph: &Counts) {
     ] {
         text.family(name, "gauge", about);
         text.line(name, &[], value);
+    }
+    for (name, about, value) in [
+        ("qmesh_dag_questions", "Questions about the graph that were answered.", questions.count() as f64),
+        ("qmesh_dag_question_seconds", "Time of cores in walks for them.", questions.walk_ns() as f64 / 1e9),
+    ] {
+        text.family(name, "counter", about);
+        text.line(&sample(name, "counter"), &[], value);
     }
 }
 
@@ -287,7 +301,7 @@ mod tests {
         doors[1].request(UNMATCHED, StatusCode::NOT_FOUND, Duration::from_secs(60));
         doors[1].request(UNMATCHED, StatusCode::IM_A_TEAPOT, Duration::ZERO);
         let graph = Counts { vertices: 3, edges: 2, roots: 1, tips: 1, staged: 0, generation_max: 3, bytes: 300 };
-        let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph);
+        let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph, &Questions::default());
         for line in [
             "qmesh_dag_vertices 3",
             "http_server_requests_total{http_request_method=\"POST\",http_route=\"/api/v1/dag/vertices\",\

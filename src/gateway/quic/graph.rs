@@ -19,7 +19,6 @@ use crate::error::Refusal;
 use crate::gateway::query;
 use crate::gateway::{Context, json};
 use crate::ids::hex;
-use crate::limits::WALK_EDGES_PER_SLICE;
 
 /// Vertices of one frame of summaries.
 const SUMMARIES_PER_FRAME: usize = 512;
@@ -43,7 +42,7 @@ pub(super) async fn query(context: &Context, body: &[u8], id: u64, replies: &Rep
     let mut machine = router.machine(question, token).await?;
     let mut slice = Vec::new();
     loop {
-        let step = machine.step(router.skeleton(), WALK_EDGES_PER_SLICE, &mut slice);
+        let step = router.step(&mut machine, &mut slice);
         if step == Step::Done || IDS_PER_FRAME <= slice.len() {
             send(&router.skeleton().view(), &slice, projection, id, replies).await?;
             slice.clear();
