@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::failure::{EXIT_CHECK_FAILED, Failure, Outcome};
 use super::output::Output;
 use super::text::bar;
-use crate::control::plane::RECORD_KIND_COMMAND;
+use crate::control::driver::plane::RECORD_KIND_COMMAND;
 use crate::dag::archive::{RECORD_KIND_VERTEX, Scratch, SealedVertex};
 use crate::dag::ref_record::{RECORD_KIND_REF, RefRecord};
 use crate::error::Reason;

@@ -6,7 +6,7 @@
 //!
 //! Promises: equal commands in equal order give equal states; a command repeated gives the outcome it gave; every table is
 //! bounded; no step asked for here passes through a configuration without a majority of live voters.
-//! [`plane`] and [`reconcile`] drive it; nothing else here is asynchronous or looks at a clock.
+//! [`driver`] has its hands; nothing else here is asynchronous or looks at a clock.
 //! Does not: replicate, read a clock, make certificates or secrets, judge who may propose what, or appoint a primary: a
 //! group elects its own, this room only wishes.
 
@@ -14,12 +14,11 @@ mod apply;
 pub mod ask;
 mod certificate;
 mod command;
+pub mod driver;
 mod member;
 mod outcome;
 mod placement;
-pub mod plane;
 mod preview;
-pub mod reconcile;
 mod state;
 mod steps;
 mod token;

@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use super::superblock::{Superblock, SuperblockError};
 use crate::control::ask::{JoinerSays, JoinerTold, from_json, to_json};
-use crate::control::{Address, Addresses, Name, Roles, plane};
+use crate::control::driver::plane;
+use crate::control::{Address, Addresses, Name, Roles};
 use crate::error::Refusal;
 use crate::ids::{NodeId, hex};
 use crate::limits::{SHARDS_DEFAULT, SLOTS_DEFAULT};

@@ -14,17 +14,16 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use qmesh_storage::io::Disk;
 use qmesh_storage::{
-    AppendError, Committed, Driver, Location, Log, LogOptions, Observer, OpenError, ReadError, Record, Replayed,
-    ReplayedEntry,
+    AppendError, Committed, Driver, Location, Log, LogOptions, Observer, OpenError, ReadError, Record,
 };
 use quick_cache::unsync::Cache;
 use tokio::time::Instant;
 
-use super::raft::{Group, Machine, Pending, Store, Timers, Track};
+use super::raft::{Group, Machine, Store, Timers, Track};
+use super::recovery::LogObserver;
 use super::replica::{Proposed, PutBatch, Replica, TERM_SOLO, Waiter};
 use crate::dag::archive::{RECORD_KIND_VERTEX, SealedVertex};
 use crate::dag::refs::{Position, RefMove, RefName};
-use crate::dag::shape::Shape;
 use crate::dag::skeleton::Skeleton;
 use crate::error::{EXIT_DISK_FAILED, Reason, Refusal, fatal};
 use crate::feed::{Progress, Publisher};
@@ -114,8 +113,8 @@ pub struct Host {
     pub(super) parts: HostParts,
     pub(super) replicas: RefCell<HashMap<ShardId, Replica>>,
     /// While the logs are opened: the entries of each group.
-    tracks: RefCell<HashMap<ShardId, Track>>,
-    stores: RefCell<HashMap<ShardId, Rc<Store>>>,
+    pub(super) tracks: RefCell<HashMap<ShardId, Track>>,
+    pub(super) stores: RefCell<HashMap<ShardId, Rc<Store>>>,
     pub(super) groups: RefCell<HashMap<ShardId, Rc<Group>>>,
     logs: RefCell<HashMap<usize, Log>>,
     cache: RefCell<Cache<VertexId, SealedVertex, Weight>>,
@@ -187,48 +186,6 @@ impl Host {
         Ok(host)
     }
 
-    /// The stores of this core's groups, on what their logs hold.
-    async fn open_stores(&self) -> Result<(), OpenError> {
-        let Some(consensus) = &self.parts.consensus else { return Ok(()) };
-        let mut shards: Vec<ShardId> = self.replicas.borrow().keys().copied().collect();
-        shards.sort_unstable();
-        shards.extend(consensus.steward.is_some().then_some(ShardId::CONTROL));
-        for shard in shards {
-            let track = self.tracks.borrow_mut().remove(&shard).unwrap_or_default();
-            let log = self.log(shard).ok_or_else(|| OpenError::Options(format!("shard {} has no log", shard.0)))?;
-            let vote =
-                log_directory(&self.parts.directory, self.log_number(shard)).join(format!("vote-{:05}", shard.0));
-            let store = Store::open(shard, log, self.parts.disk.clone(), vote, track).await;
-            self.stores.borrow_mut().insert(shard, store.map_err(OpenError::Options)?);
-        }
-        Ok(())
-    }
-
-    /// Starts this core's groups; from here on they elect, take entries and apply. `is_first` makes each a group of this node alone
-    /// when it has no entries yet.
-    ///
-    /// # Errors
-    /// A sentence.
-    pub async fn start_groups(self: &Rc<Self>, is_first: bool) -> Result<(), String> {
-        let Some(consensus) = &self.parts.consensus else { return Ok(()) };
-        let mut stores: Vec<(ShardId, Rc<Store>)> =
-            self.stores.borrow().iter().map(|(shard, store)| (*shard, store.clone())).collect();
-        // In the same order at every start, so that a simulation is the same every time.
-        stores.sort_unstable_by_key(|(shard, _)| *shard);
-        for (shard, store) in stores {
-            let machine: Rc<dyn Machine> = match &consensus.steward {
-                Some(steward) if shard == ShardId::CONTROL => steward.clone(),
-                _ => self.clone(),
-            };
-            let group = Group::start(consensus.node, store, machine, consensus.peers.clone(), consensus.timers).await?;
-            if is_first {
-                group.initialize().await?;
-            }
-            self.groups.borrow_mut().insert(shard, group);
-        }
-        Ok(())
-    }
-
     /// This core's groups.
     pub fn groups(&self) -> Vec<Rc<Group>> {
         let mut groups: Vec<Rc<Group>> = self.groups.borrow().values().cloned().collect();
@@ -236,11 +193,11 @@ impl Host {
         groups
     }
 
-    fn log_number(&self, shard: ShardId) -> usize {
+    pub(super) fn log_number(&self, shard: ShardId) -> usize {
         if shard == ShardId::CONTROL { 0 } else { self.parts.table.log(shard) }
     }
 
-    fn log(&self, shard: ShardId) -> Option<Log> {
+    pub(super) fn log(&self, shard: ShardId) -> Option<Log> {
         self.logs.borrow().get(&self.log_number(shard)).cloned()
     }
 
@@ -488,7 +445,7 @@ impl Host {
         }
     }
 
-    fn committed(self: &Rc<Self>, entry: &Committed<'_>) {
+    pub(super) fn committed(self: &Rc<Self>, entry: &Committed<'_>) {
         let shard = ShardId(entry.shard);
         if self.parts.consensus.is_some() {
             let store = self.stores.borrow().get(&shard).cloned();
@@ -518,63 +475,6 @@ impl Host {
                 host.flushing.set(false);
             }));
         }
-    }
-
-    fn entry(&self, entry: &ReplayedEntry, recovered: &mut dyn FnMut(Recovered<'_>)) {
-        if self.parts.consensus.is_none() {
-            return;
-        }
-        let ReplayedEntry { shard, term, index, committed, place } = *entry;
-        let known = {
-            let mut tracks = self.tracks.borrow_mut();
-            tracks.entry(ShardId(shard)).or_default().replay_entry(term, index, committed, place)
-        };
-        for (index, records) in known {
-            for Pending { location, kind, key, hint } in &records {
-                self.recovered(
-                    &Replayed { shard, term, index, location: *location, kind: *kind, key, hint },
-                    recovered,
-                );
-            }
-        }
-    }
-
-    fn replay(&self, item: &Replayed<'_>, recovered: &mut dyn FnMut(Recovered<'_>)) {
-        if self.parts.consensus.is_none() {
-            self.recovered(item, recovered);
-            return;
-        }
-        let Replayed { shard, index, location, kind, key, hint, .. } = *item;
-        let mut tracks = self.tracks.borrow_mut();
-        let track = tracks.entry(ShardId(shard)).or_default();
-        track.replay_record(index, Pending { location, kind, key: *key, hint: hint.into() });
-    }
-
-    /// A record that was found at open and is committed.
-    fn recovered(&self, item: &Replayed<'_>, recovered: &mut dyn FnMut(Recovered<'_>)) {
-        let shard = ShardId(item.shard);
-        if shard == ShardId::CONTROL {
-            let steward = self.parts.consensus.as_ref().and_then(|consensus| consensus.steward.as_ref());
-            if let Some(steward) = steward {
-                steward.replay(LogIndex(item.index), item.kind, item.hint);
-            }
-            return;
-        }
-        let token = Token { shard, index: LogIndex(item.index) };
-        let mut replicas = self.replicas.borrow_mut();
-        let replayed = replicas
-            .get_mut(&shard)
-            .is_some_and(|replica| replica.replay(token.index, item.location, item.kind, item.key, item.hint));
-        if !replayed {
-            tracing::error!(
-                shard = item.shard,
-                index = item.index,
-                kind = item.kind,
-                "a recovered record is not readable"
-            );
-        }
-        let shape = (item.kind == RECORD_KIND_VERTEX).then_some(item.hint);
-        recovered((token, VertexId(*item.key), shape));
     }
 
     fn drain(self: &Rc<Self>, reply: Reply<()>) {
@@ -650,40 +550,4 @@ fn not_appended(error: AppendError) -> Refusal {
 /// The directory of one log inside the data directory.
 pub fn log_directory(data: &Path, log: usize) -> PathBuf {
     data.join(format!("log-{log:02}"))
-}
-
-/// Who takes what recovery finds.
-type TakeRecovered = Box<dyn FnMut(Recovered<'_>)>;
-
-struct LogObserver {
-    host: Weak<Host>,
-    recovered: RefCell<TakeRecovered>,
-}
-
-impl Observer for LogObserver {
-    fn describe(&self, record: &Record) -> Vec<u8> {
-        if record.kind() == RECORD_KIND_VERTEX {
-            Shape::of(&SealedVertex::trusted(record.clone())).encode()
-        } else {
-            record.bytes().to_vec()
-        }
-    }
-
-    fn entry(&self, entry: ReplayedEntry) {
-        if let Some(host) = self.host.upgrade() {
-            host.entry(&entry, &mut *self.recovered.borrow_mut());
-        }
-    }
-
-    fn replay(&self, item: Replayed<'_>) {
-        if let Some(host) = self.host.upgrade() {
-            host.replay(&item, &mut *self.recovered.borrow_mut());
-        }
-    }
-
-    fn committed(&self, entry: Committed<'_>) {
-        if let Some(host) = self.host.upgrade() {
-            host.committed(&entry);
-        }
-    }
 }

@@ -6,9 +6,11 @@
 
 mod host;
 pub mod raft;
+mod recovery;
 mod replica;
 mod replicated;
+mod serve;
 mod wire;
 
 pub use host::{ConsensusParts, Host, HostParts, LocalAnswer, Recovered, Steward, log_directory};
-pub use replicated::{GroupChange, request_head};
+pub use serve::{GroupChange, request_head};

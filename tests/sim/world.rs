@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use qmesh::control::plane::bare_request;
+use qmesh::control::driver::plane::bare_request;
 use qmesh::error::Refusal;
 use qmesh::ids::{NodeId, ShardId};
 use qmesh::router::message::{Message, Reply};

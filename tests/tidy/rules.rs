@@ -92,7 +92,7 @@ pub(crate) fn runtime_stays_home(source: &Source) -> Vec<String> {
     source.paths().into_iter().filter_map(named).collect()
 }
 
-/// Rooms that only decide and compute; a file `driver.rs` in one of them acts.
+/// Rooms that only decide and compute; a file `driver.rs`, or a folder `driver`, in one of them acts.
 const PURE: [&str; 3] = ["src/dag/", "src/control/", "src/membership/"];
 
 /// What decides and computes names no async, clock, socket, file, lock, thread or chance.
@@ -119,7 +119,7 @@ pub(crate) fn deciding_is_pure(source: &Source) -> Vec<String> {
     // A generator from a seed is arithmetic; only where the seed comes from is chance.
     const SEEDED: [&str; 2] = ["rand::rngs::SmallRng", "rand::SeedableRng"];
     let Some(room) = PURE.into_iter().find(|room| source.path.starts_with(room)) else { return Vec::new() };
-    if source.is_test() || source.path.ends_with("/driver.rs") {
+    if source.is_test() || source.path.ends_with("/driver.rs") || source.path.contains("/driver/") {
         return Vec::new();
     }
     let named = |(line, path): (usize, String)| {

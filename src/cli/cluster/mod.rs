@@ -18,7 +18,7 @@ use super::session::{self, Global, Session};
 use super::text::time_text;
 use crate::client::{ConnectOptions, Node};
 use crate::control::ask::{Answer, Ask};
-use crate::control::plane::{now_ms, random};
+use crate::control::driver::plane::{now_ms, random};
 use crate::control::{Action, Command, Name, RequestId, Roles, State, wire as control_wire};
 use crate::error::Reason;
 use crate::gateway::quic::wire::ClusterAsk;

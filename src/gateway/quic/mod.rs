@@ -109,12 +109,12 @@ async fn cluster(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
     let router = &context.router;
     match from_json("a question about the cluster", body)? {
         ClusterAsk::Control { ask } => {
-            router.group(OP_CONTROL, ShardId::CONTROL, crate::control::plane::request(&ask, true)?).await
+            router.group(OP_CONTROL, ShardId::CONTROL, crate::control::driver::plane::request(&ask, true)?).await
         }
         ClusterAsk::Groups => {
             let mut views = Vec::new();
             for shard in router.table().shards().chain([ShardId::CONTROL]) {
-                let body = crate::control::plane::bare_request(shard);
+                let body = crate::control::driver::plane::bare_request(shard);
                 let view = router.group(OP_GROUP_VIEW, shard, body).await?;
                 views.push(from_json::<serde_json::Value>("a group's view", &view)?);
             }

@@ -15,8 +15,8 @@ use qmesh_net::wire::Lane;
 use qmesh_storage::{Entry, Location, Payload, Record, RecordError};
 use tokio::sync::watch;
 
-use super::ask::{Answer, Ask, JoinerSays, JoinerTold};
-use super::{
+use crate::control::ask::{Answer, Ask, JoinerSays, JoinerTold};
+use crate::control::{
     Action, CertificateFact, Change, Command, Member, Name, Outcome, RequestId, Role, Roles, Serial, State, preview,
     wire,
 };
@@ -135,7 +135,7 @@ impl Plane {
                 let expires_ms = now_ms().saturating_add(*life_ms);
                 let record = token.record();
                 let action = Action::IssueToken {
-                    token: super::TokenId(record.id.0),
+                    token: crate::control::TokenId(record.id.0),
                     secret_hash: record.secret_hash,
                     roles: *roles,
                     region: region.clone(),
@@ -192,11 +192,11 @@ impl Plane {
     /// Takes a stranger with a token into the cluster.
     async fn join(self: &Rc<Self>, body: &[u8]) -> Result<Bytes, Refusal> {
         let asked = JoinRequest::parse(body)?;
-        let says: JoinerSays = super::ask::from_json("what the joiner says of itself", &asked.about)?;
+        let says: JoinerSays = crate::control::ask::from_json("what the joiner says of itself", &asked.about)?;
         let (authority, key) = self.authority.as_ref().ok_or_else(no_key)?;
         let shown = JoinToken { authority: authority.fingerprint(), id: asked.token, secret: asked.secret }.record();
         let redeem = Action::RedeemToken {
-            token: super::TokenId(shown.id.0),
+            token: crate::control::TokenId(shown.id.0),
             secret_hash: shown.secret_hash,
             csr_digest: *blake3::hash(&asked.request).as_bytes(),
             name: says.name,
@@ -226,7 +226,7 @@ impl Plane {
             authority_key: key,
         };
         let chain = chain.into_iter().map(rustls::pki_types::CertificateDer::from).collect();
-        let about = super::ask::to_json(&told)?.to_vec();
+        let about = crate::control::ask::to_json(&told)?.to_vec();
         tracing::info!(%node, name = %member.name, "a node joins");
         JoinAnswer { chain, about }.encode().map(Bytes::from)
     }
@@ -313,7 +313,7 @@ pub fn names(domain: &str, region: &Name, name: &Name, node: NodeId, roles: Role
     let unfit = |error: &dyn std::fmt::Display| Refusal::new(Reason::Internal, error.to_string());
     // A role that certificates of this version do not know is not yet checked by any operation.
     let words: Vec<&str> =
-        roles.iter().map(super::Role::name).filter(|word| word.parse::<CertificateRoles>().is_ok()).collect();
+        roles.iter().map(crate::control::Role::name).filter(|word| word.parse::<CertificateRoles>().is_ok()).collect();
     let roles: CertificateRoles = words.join(",").parse().map_err(|error| unfit(&error))?;
     let (region, name) = (region.to_string(), name.to_string());
     let identity = NodeIdentity::new(domain, &region, &name, node.0, roles).map_err(|error| unfit(&error))?;
@@ -345,7 +345,7 @@ pub fn bare_request(shard: ShardId) -> Bytes {
 }
 
 /// A refused command as a refusal of the house.
-pub fn refused(refused: super::Refused) -> Refusal {
+pub fn refused(refused: crate::control::Refused) -> Refusal {
     Refusal::new(refused.reason(), refused.to_string())
 }
 

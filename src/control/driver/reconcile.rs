@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Action, Group as GroupName, GroupConfig, Progress, State, Step, next_membership_step, next_transfer};
+use crate::control::{
+    Action, Group as GroupName, GroupConfig, Progress, State, Step, next_membership_step, next_transfer,
+};
 use crate::ids::{LogIndex, NodeId, ShardId};
 use crate::shard::raft::{Group, GroupView};
 
