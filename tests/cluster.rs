@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use house::{Node, QMESH};
 use tempfile::TempDir;
 
-/// Kills of one run; QMESH_CLUSTER_KILLS asks for more.
+/// Kills of one run; QMESH_CLUSTER_KILLS asks for more, QMESH_CLUSTER_TUNING for another profile than `laptop`.
 const KILLS: usize = 4;
 /// Time for anything that a cluster does by itself, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -42,7 +42,8 @@ impl Member {
         let (http, quic) = (self.http.to_string(), self.quic.to_string());
         let mut command = Command::new(QMESH);
         command.env("QMESH_LOG", std::env::var("QMESH_LOG").unwrap_or_else(|_| "warn,openraft=off".to_owned()));
-        let arguments = ["--tuning", "laptop", "--http", &http, "--quic", &quic];
+        let tuning = std::env::var("QMESH_CLUSTER_TUNING").unwrap_or_else(|_| "laptop".to_owned());
+        let arguments = ["--tuning", &tuning, "--http", &http, "--quic", &quic];
         self.node = Some(Node::spawn(command, &self.data, &arguments).unwrap_or_else(|error| panic!("{error}")));
     }
 
@@ -272,6 +273,7 @@ fn s1_2_4_killed_members_lose_nothing_and_writes_resume() {
     }
     resumed.sort_unstable();
     let (median, worst) = (resumed[resumed.len() / 2], resumed[resumed.len() - 1]);
+    println!("each: {resumed:?}");
     println!("{kills} kills: writes resumed after {median:?} (median), {worst:?} (worst); 0 lost");
 }
 

@@ -106,6 +106,20 @@ impl Pool {
         }
     }
 
+    /// A node called on a connection that is new here. Where ours to it has gone unanswered, the node has been started anew and will
+    /// not answer it: what waits there is told so, and the next call connects.
+    fn heard_anew(&self, node: NodeId) {
+        let link = self.link(node);
+        if link.silent.take().is_none() {
+            return;
+        }
+        *link.failed.borrow_mut() = None;
+        if let Some(client) = link.current.take() {
+            tracing::debug!(%node, "a node was started anew; it is connected again");
+            crate::runtime::spawn(client.close());
+        }
+    }
+
     fn link(&self, node: NodeId) -> Rc<Link> {
         self.links.borrow_mut().entry(node).or_default().clone()
     }
@@ -213,10 +227,20 @@ pub(super) struct MeshDoor {
     pub(super) shared: Arc<Shared>,
     /// The core's own shards.
     pub(super) host: Rc<Host>,
+    /// The core's own connections.
+    pub(super) pool: Rc<Pool>,
+    /// Where each node called from last.
+    pub(super) callers: RefCell<BTreeMap<NodeId, SocketAddr>>,
 }
 
 impl Handler for MeshDoor {
     fn requests(&self, batch: Vec<Request>, replies: &Replies) {
+        if let Some(identity) = replies.identity() {
+            let node = NodeId(identity.identity.id());
+            if self.callers.borrow_mut().insert(node, replies.peer()) != Some(replies.peer()) {
+                self.pool.heard_anew(node);
+            }
+        }
         for request in batch {
             let (id, answer) = (request.id, self.take(request, replies));
             let replies = replies.clone();

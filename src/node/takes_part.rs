@@ -110,7 +110,13 @@ impl Part {
         let ClusterParts { membership, credentials, states, .. } = &self.parts;
         let mesh = MeshEndpoint::bind(membership.mesh, credentials.clone(), self.endpoint_options.clone())
             .map_err(|error| format!("mesh {}: {error}; name another with --mesh", membership.mesh))?;
-        let door = Rc::new(MeshDoor { core: self.core, shared: shared.clone(), host: host.clone() });
+        let door = Rc::new(MeshDoor {
+            core: self.core,
+            shared: shared.clone(),
+            host: host.clone(),
+            pool: self.pool.clone(),
+            callers: Default::default(),
+        });
         let joining =
             Joining { handler: Rc::new(JoinDoor { shared: shared.clone() }), options: JoinOptions::default() };
         let serve_options = ServeOptions { requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX, ..ServeOptions::default() };
