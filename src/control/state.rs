@@ -16,6 +16,9 @@ use crate::control::{
 };
 use crate::ids::{Epoch, LogIndex, NodeId, ShardId};
 
+/// No counter of a true state gets here; the state of a stranger that does is refused, so that adding one never overflows.
+const COUNTER_MAX: u64 = 1 << 62;
+
 /// The state machine. A new one is empty and waits for its first command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
@@ -126,6 +129,7 @@ impl State {
     /// The first promise of the state that is broken.
     pub fn check(&self) -> Result<(), Broken> {
         hold(self.recent.len() <= REQUESTS_KEPT_MAX, "too many requests are remembered")?;
+        hold(self.applied.0 < COUNTER_MAX, "the index of the log is at its end")?;
         hold(self.cluster.is_none() || self.applied != LogIndex(0), "a cluster came from no command")?;
         self.cluster.as_ref().map_or(Ok(()), Cluster::check)
     }
@@ -218,7 +222,8 @@ impl Cluster {
         hold(self.slot_count.is_power_of_two() && self.slot_count <= SLOTS_MAX, "slots are no power of two")?;
         hold((1..=SHARDS_MAX.min(self.slot_count)).contains(&self.shard_count), "shards do not fit the slots")?;
         hold((1..=REPLICATION_FACTOR_MAX).contains(&self.policy.replication_factor), "the factor is out of range")?;
-        hold(self.epoch != Epoch(0), "a cluster has epoch 0")?;
+        hold((1..COUNTER_MAX).contains(&self.epoch.0), "the epoch is none, or at its end")?;
+        hold((2..COUNTER_MAX).contains(&self.node_next.0), "the node ids were never given, or are at their end")?;
         hold((1..=MEMBERS_MAX).contains(&here), "no members, or too many")?;
         hold(self.members.len() - here <= REMOVED_KEPT_MAX, "too many removed members are listed")?;
         hold(self.tokens.len() <= TOKENS_MAX, "too many tokens")?;

@@ -58,6 +58,9 @@ fn s1_2_9_no_step_leads_below_a_live_majority() {
     check(config(&[1, 2, 3], &[]), config(&[1], &[]), nobody, None);
     // The dead go first: then two of two are live, where the other way one of two would be.
     check(config(&[1, 2, 3], &[]), config(&[1], &[]), seen(1, &[1, 2], &[1, 2]), Some(Step::DemoteVoter(NodeId(3))));
+    let live = [1, 2, 3, 4];
+    let wished = config(&[1, 2, 3], &[]);
+    check(config(&[1, 2, 3, 4, 5], &[]), wished, seen(4, &live, &live), Some(Step::DemoteVoter(NodeId(5))));
     check(config(&[1, 2, 3], &[]), config(&[3], &[]), seen(1, &[1, 2], &[1, 2]), None);
     check(config(&[1, 2, 3], &[]), config(&[], &[]), seen(1, &[1, 2, 3], &[1, 2, 3]), None);
     // Who does not answer is not taken in.

@@ -1,17 +1,17 @@
 //! The bytes: pinned, bounded, and safe from strangers.
 
 use super::scene_tests::{
-    HOUR_MS, Scene, addresses, bootstrap, config, fact, issue, redeem, serial, shard, storage_only, token,
+    HOUR_MS, Scene, addresses, bootstrap, config, fact, issue, name, redeem, serial, shard, storage_only, token,
 };
 use crate::control::wire::{
     COMMAND_BYTES_MAX, CONTROL_WIRE_VERSION, OUTCOME_BYTES_MAX, STATE_BYTES_MAX, WireError, decode_command,
     decode_outcome, decode_state, encode_command, encode_outcome, encode_state,
 };
 use crate::control::{
-    Action, Address, Addresses, Bootstrap, CERTIFICATES_MAX, Command, GroupConfig, Name, REQUESTS_KEPT_MAX, Refused,
-    State, TOKENS_MAX,
+    Action, Address, Addresses, Bootstrap, CERTIFICATES_MAX, Cluster, Command, GroupConfig, Member, MemberState, Name,
+    Placement, REQUESTS_KEPT_MAX, Refused, Roles, State, TOKENS_MAX,
 };
-use crate::ids::{LogIndex, NodeId, ShardId, hex};
+use crate::ids::{Epoch, LogIndex, NodeId, ShardId, hex};
 
 /// One of every action, in the order of their numbers.
 fn every_action() -> Vec<Action> {
@@ -91,6 +91,72 @@ fn s1_1_2_the_head_is_checked_before_the_value() {
     let long = vec![1; COMMAND_BYTES_MAX + 1];
     let (bytes, bytes_max) = (long.len(), COMMAND_BYTES_MAX);
     assert_eq!(decode_command(&long), Err(WireError::Long { bytes, bytes_max }));
+}
+
+#[test]
+fn s1_1_2_a_state_that_no_state_machine_wrote_is_refused() {
+    let good = Scene::with_members(4).state;
+    assert_eq!(decode_state(&encode_state(&good)), Ok(good.clone()));
+    type Break = fn(&mut Cluster);
+    let breaks: [(&str, Break); 20] = [
+        ("slots", |cluster| cluster.slot_count = 12),
+        ("shards", |cluster| cluster.shard_count = 17),
+        ("factor", |cluster| cluster.policy.replication_factor = 0),
+        ("epoch", |cluster| cluster.epoch = Epoch(0)),
+        ("epoch's end", |cluster| cluster.epoch = Epoch(u64::MAX)),
+        ("ids", |cluster| cluster.node_next = NodeId(4)),
+        ("ids' end", |cluster| cluster.node_next = NodeId(u64::MAX)),
+        ("no members", |cluster| cluster.members.clear()),
+        ("a role of none", |cluster| each_member(cluster, |member| member.roles = Roles::default())),
+        ("one name", |cluster| each_member(cluster, |member| member.name = name("n1"))),
+        ("too many", |cluster| {
+            let copies: Vec<_> = (5..9).map(|node| (NodeId(node), cluster.members[&NodeId(1)].clone())).collect();
+            cluster.node_next = NodeId(9);
+            cluster.members.extend(copies.into_iter().map(|(node, mut member)| {
+                member.name = name(&format!("n{}", node.0));
+                (node, member)
+            }));
+        }),
+        ("a copy on a joining member", |cluster| each_member(cluster, |member| member.state = MemberState::Joining)),
+        ("an owner who never was", |cluster| {
+            cluster.certificates.values_mut().for_each(|record| record.owner = NodeId(9));
+        }),
+        ("a group without a wish", |cluster| drop(cluster.wished.remove(&shard(3)))),
+        ("a group that stands not", |cluster| drop(cluster.standing.remove(&shard(3)))),
+        ("an even vote", |cluster| {
+            each_wish(cluster, |wish| {
+                let _ = wish.config.voters.pop_first();
+            })
+        }),
+        ("no vote", |cluster| each_wish(cluster, |wish| wish.config.voters.clear())),
+        ("a primary without a vote", |cluster| each_wish(cluster, |wish| wish.primary = Some(NodeId(9)))),
+        ("a promoted learner", |cluster| {
+            let learner = *cluster.wished[&shard(0)].config.learners.first().expect("a learner");
+            cluster.promoted.insert(ShardId(0), learner);
+        }),
+        ("a voter that learns", |cluster| {
+            let standing = cluster.standing.get_mut(&shard(0)).expect("it stands");
+            standing.config.learners.clone_from(&standing.config.voters);
+        }),
+    ];
+    for (what, harm) in breaks {
+        let mut state = good.clone();
+        harm(state.cluster.as_mut().expect("a cluster"));
+        let decoded = decode_state(&encode_state(&state));
+        assert!(matches!(decoded, Err(WireError::Broken(_))), "{what}: {decoded:?}");
+    }
+    for applied in [LogIndex(0), LogIndex(u64::MAX)] {
+        let state = State { applied, ..good.clone() };
+        assert!(matches!(decode_state(&encode_state(&state)), Err(WireError::Broken(_))), "{applied:?}");
+    }
+}
+
+fn each_member(cluster: &mut Cluster, harm: impl Fn(&mut Member)) {
+    cluster.members.values_mut().for_each(harm);
+}
+
+fn each_wish(cluster: &mut Cluster, harm: impl Fn(&mut Placement)) {
+    cluster.wished.values_mut().for_each(harm);
 }
 
 #[test]

@@ -175,7 +175,7 @@ pub async fn figures(context: &Context) -> Result<Figures, Refusal> {
             tips: u64::from(counts.tips),
             staged: counts.staged,
             generation_max: u64::from(counts.generation_max),
-            skeleton_bytes: counts.bytes as u64,
+            skeleton_bytes: context.router.skeleton().bytes() as u64,
             questions: context.router.questions().count(),
             questions_us_total: context.router.questions().walk_ns() / 1000,
         },

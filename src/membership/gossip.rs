@@ -232,6 +232,12 @@ impl Gossip {
         *self.foca.identity()
     }
 
+    /// Members that the protocol keeps, in whatever state.
+    #[cfg(test)]
+    pub(super) fn kept_count(&self) -> usize {
+        self.foca.iter_membership_state().len()
+    }
+
     /// Lets the protocol act, and takes from its hands what it wants done.
     fn drive(
         &mut self,

@@ -249,6 +249,10 @@ fn s5_1_9_the_roster_follows_the_control_plane() {
         assert_eq!(world.nodes[&NodeId(node)].view().peer(NodeId(5)), None, "node {node} still knows node 5");
     }
     assert_eq!(world.until(60_000, |world| !world.all_healthy(&after)).filter(|_| world.loss_permille == 0), None);
+    for node in after {
+        let kept_count = world.nodes[&NodeId(node)].kept_count();
+        assert!(kept_count <= after.len(), "node {node} keeps {kept_count} members");
+    }
     let alone = world.all_see(&[5], &[1, 2, 3, 4], |health| health == Health::Down);
     assert!(alone, "nobody speaks with a member that was removed");
 }
@@ -310,7 +314,9 @@ fn s6_1_4_rumours_about_strangers_are_not_repeated() {
     world.start(9, 1, &[1, 2, 3, 9]);
     world.until(20_000, |_| false);
     assert!(world.all_healthy(&[1, 2, 3]) && world.all_see(&[2, 3], &[9], |health| health == Health::Healthy));
-    assert_eq!(world.nodes[&NodeId(1)].view().peers().map(|(node, _)| node.0).collect::<Vec<_>>(), [1, 2, 3]);
+    let innocent = &world.nodes[&NodeId(1)];
+    assert_eq!(innocent.view().peers().map(|(node, _)| node.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(innocent.kept_count(), 2);
 }
 
 #[test]

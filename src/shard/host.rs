@@ -406,20 +406,20 @@ impl Host {
             return true;
         }
         let (sender, durable) = tokio::sync::oneshot::channel();
-        let candidates = {
+        let is_on_its_way = {
             let mut replicas = self.replicas.borrow_mut();
             let Some(replica) = replicas.get_mut(&shard) else { return false };
             let tell = move || {
                 // Who asked may have given up.
                 let _ = sender.send(());
             };
-            let waiter = Waiter::Exists(Box::new(tell));
-            replica.wait_for(&id, waiter).map(|_| replica.candidates(&id))
+            replica.wait_for(&id, Waiter::Exists(Box::new(tell))).is_none()
         };
-        match candidates {
-            None => durable.await.is_ok(),
-            Some(candidates) => matches!(self.read(id, candidates).await, Ok(Some(_))),
+        // What is put again and came to nothing this time may be here all the same.
+        if is_on_its_way && durable.await.is_ok() {
+            return true;
         }
+        matches!(self.read(id, self.candidates(shard, &id)).await, Ok(Some(_)))
     }
 
     fn ref_set(&self, change: RefMove, reply: Reply<RefOutcome>) {

@@ -19,7 +19,7 @@ use super::raft::{PROPOSAL_BYTES_MAX, PROPOSALS_IN_FLIGHT_MAX, RecordOutcome};
 
 use crate::dag::archive::{RECORD_KIND_VERTEX, SealedVertex};
 use crate::dag::ref_record::{RECORD_KIND_REF, RefRecord};
-use crate::dag::refs::{RefError, RefMove, RefName, RefTable};
+use crate::dag::refs::{RefMove, RefName, RefTable};
 use crate::error::{Reason, Refusal};
 use crate::feed::Item;
 use crate::ids::{LogIndex, ShardId, Token, VertexId};
@@ -373,8 +373,10 @@ impl Replica {
                     let outcome = if *moved {
                         Ok(RefReceipt { position: *position, shard: self.shard, index })
                     } else {
-                        let name = record.name.clone();
-                        Err(RefError::Conflict { name, found: position.at }.into())
+                        // It was decided in an office that had ended, against a place that was no longer the ref's. Nothing came of it
+                        // and nothing will, so whoever asked may have it decided again; a conflict it need not be.
+                        let detail = "the shard's primary changed; nothing was moved, try again";
+                        Err(Refusal::new(Reason::Unavailable, detail))
                     };
                     drop(reply.send(outcome));
                     next_moves.extend(self.moving.remove(&record.name).into_iter().flatten());

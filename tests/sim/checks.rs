@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use qmesh::dag::archive::SealedVertex;
 use qmesh::dag::refs::{Expect, Position};
-use qmesh::ids::{ShardId, VertexId};
+use qmesh::ids::VertexId;
 use qmesh::router::message::Message;
 use todc_utils::{Action, History, Specification, WGLChecker};
 use tokio::sync::oneshot;
 
 use super::clients::{REFS, get_ref, name};
-use super::node::{SHARDS, ToNode};
-use super::world::World;
+use super::node::ToNode;
+use super::world::{World, gather};
 
 /// Replicas that are well must be alike after so long.
 const CONVERGE_MS_MAX: u64 = 15_000;
@@ -170,6 +170,10 @@ impl Specification for Register {
 
 /// Judges a world that is well again and whose clients have ended.
 pub(crate) async fn judge(world: &World) {
+    // Who became a learner is a voter again; nobody is left behind.
+    if tokio::time::timeout(Duration::from_millis(CONVERGE_MS_MAX), gather(world)).await.is_err() {
+        world.ledger.borrow_mut().violation("the groups are not those of all nodes again".to_owned());
+    }
     converge(world).await;
     for text in REFS {
         for node in 0..world.plan.nodes {
@@ -189,7 +193,7 @@ pub(crate) async fn judge(world: &World) {
 
 /// Waits until every replica of every shard has applied the same last entry.
 async fn converge(world: &World) {
-    for shard in (0..SHARDS).map(ShardId) {
+    for shard in world.shards() {
         let mut waited_ms = 0;
         loop {
             let mut views = Vec::new();
@@ -218,29 +222,50 @@ async fn converge(world: &World) {
     }
 }
 
+/// A put whose client has gone may still be on its way, so replicas that differ are looked at again for a while.
 async fn replicas_are_alike(world: &World) {
-    {
-        let mut ledger = world.ledger.borrow_mut();
-        let mut differences = Vec::new();
-        for (node, held) in &ledger.held {
-            for (place, agreed) in &ledger.agreed {
-                if held.get(place) != Some(&agreed.vertices) {
-                    let held = held.get(place);
-                    differences
-                        .push(format!("node {node} holds {held:?} at {place:?}, agreed were {:?}", agreed.vertices));
-                }
-            }
-            let more =
-                held.iter().filter(|(place, vertices)| !vertices.is_empty() && !ledger.agreed.contains_key(place));
-            // Recovered by everyone and applied by nobody: then all must hold the same.
-            for (place, vertices) in more {
-                if ledger.held.values().any(|other| other.get(place) != Some(vertices)) {
-                    differences.push(format!("node {node} holds {vertices:?} at {place:?}, another does not"));
-                }
+    let mut waited_ms = 0;
+    loop {
+        let mut differences = of_entries(world);
+        differences.extend(of_refs(world).await);
+        differences.extend(of_queues(world).await);
+        if differences.is_empty() {
+            return;
+        }
+        if CONVERGE_MS_MAX < waited_ms {
+            let mut ledger = world.ledger.borrow_mut();
+            return differences.into_iter().for_each(|difference| ledger.violation(difference));
+        }
+        waited_ms += LOOK_AGAIN_MS;
+        tokio::time::sleep(Duration::from_millis(LOOK_AGAIN_MS)).await;
+    }
+}
+
+/// Where a replica does not hold the entries that were agreed.
+fn of_entries(world: &World) -> Vec<String> {
+    let ledger = world.ledger.borrow();
+    let mut differences = Vec::new();
+    for (node, held) in &ledger.held {
+        for (place, agreed) in &ledger.agreed {
+            if held.get(place) != Some(&agreed.vertices) {
+                let (held, agreed) = (held.get(place), &agreed.vertices);
+                differences.push(format!("node {node} holds {held:?} at {place:?}, agreed were {agreed:?}"));
             }
         }
-        differences.into_iter().for_each(|difference| ledger.violation(difference));
+        let more = held.iter().filter(|(place, vertices)| !vertices.is_empty() && !ledger.agreed.contains_key(place));
+        // Recovered by everyone and applied by nobody: then all must hold the same.
+        for (place, vertices) in more {
+            if ledger.held.values().any(|other| other.get(place) != Some(vertices)) {
+                differences.push(format!("node {node} holds {vertices:?} at {place:?}, another does not"));
+            }
+        }
     }
+    differences
+}
+
+/// Where the tables of refs differ.
+async fn of_refs(world: &World) -> Vec<String> {
+    let mut differences = Vec::new();
     for text in REFS {
         let mut positions: BTreeMap<usize, Option<Position>> = BTreeMap::new();
         for node in 0..world.plan.nodes {
@@ -251,10 +276,23 @@ async fn replicas_are_alike(world: &World) {
         }
         let first = positions.values().next().copied().flatten();
         if positions.len() != world.plan.nodes || positions.values().any(|&position| position != first) {
-            let what = format!("{text} is not at one place on all replicas: {positions:?}");
-            world.ledger.borrow_mut().violation(what);
+            differences.push(format!("{text} is not at one place on all replicas: {positions:?}"));
         }
     }
+    differences
+}
+
+/// Where something that was proposed never came to an end.
+async fn of_queues(world: &World) -> Vec<String> {
+    let mut differences = Vec::new();
+    for node in 0..world.plan.nodes {
+        let stats = world.ask(node, |reply| Message::Stats { reply }).await.and_then(Result::ok);
+        let pending = stats.map(|stats| stats.shards.iter().map(|shard| shard.pending).sum::<u64>());
+        if pending != Some(0) {
+            differences.push(format!("node {node} has {pending:?} records that are proposed and never settled"));
+        }
+    }
+    differences
 }
 
 async fn acknowledged_is_everywhere(world: &World) {

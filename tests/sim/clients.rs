@@ -36,7 +36,8 @@ pub(crate) async fn ask_for_ever(world: Rc<World>, mut dice: Dice) {
     while !world.clients_end.get() {
         let node = dice.below(world.plan.nodes as u64) as usize;
         match dice.below(10) {
-            0..5 => last = put(&world, &mut dice, node, &last).await,
+            0..4 => last = put(&world, &mut dice, node, &last).await,
+            4 => find(&world, &mut dice, node).await,
             5 | 6 => get_ref(&world, node, name(REFS[dice.below(4) as usize])).await,
             _ => set_ref(&world, &mut dice, node).await,
         }
@@ -71,16 +72,36 @@ async fn put(world: &World, dice: &mut Dice, node: usize, last: &[SealedVertex])
     asked
 }
 
+/// Some vertex that was acknowledged before this moment.
+fn acknowledged(world: &World, dice: &mut Dice) -> Option<VertexId> {
+    let near = VertexId(std::array::from_fn(|_| dice.next() as u8));
+    world.ledger.borrow().acknowledged.range(near..).next().map(|(id, _)| *id)
+}
+
+/// Reads a vertex that was acknowledged: whoever answers must have it, whatever is broken.
+async fn find(world: &World, dice: &mut Dice, node: usize) {
+    let Some(id) = acknowledged(world, dice) else { return };
+    let found = if dice.chance(500) {
+        let answer = world.ask(node, |reply| Message::Get { ids: vec![id], reply }).await;
+        answer.and_then(Result::ok).and_then(|mut found| found.pop()?.ok()).map(|found| found.is_some())
+    } else {
+        let answer = world.ask(node, |reply| Message::Exists { ids: vec![id], reply }).await;
+        answer.and_then(Result::ok).and_then(|mut found| found.pop()?.ok())
+    };
+    if found == Some(false) {
+        world
+            .ledger
+            .borrow_mut()
+            .violation(format!("node {node} says that {id} is nowhere; it was acknowledged: it is lost"));
+    }
+}
+
 fn vertices(world: &World, dice: &mut Dice) -> Vec<SealedVertex> {
     let count = 1 + dice.below(PUT_VERTICES_MAX);
-    let parent = |dice: &mut Dice| -> Option<VertexId> {
-        let ledger = world.ledger.borrow();
-        let near = VertexId(std::array::from_fn(|_| dice.next() as u8));
-        ledger.acknowledged.range(near..).next().map(|(id, _)| *id)
-    };
     (0..count)
         .map(|_| {
-            let parents = if dice.chance(300) { parent(dice).into_iter().collect() } else { Vec::new() };
+            let is_child = dice.chance(300);
+            let parents = acknowledged(world, dice).into_iter().filter(|_| is_child).collect();
             let payload = (0..dice.below(PAYLOAD_BYTES_MAX)).map(|_| dice.next() as u8).collect();
             let vertex = Vertex {
                 namespace: "default".to_owned(),

@@ -24,8 +24,6 @@ use super::ledger::Tap;
 use super::network::Links;
 use super::world::World;
 
-/// Shards of the world; they share one log.
-pub(crate) const SHARDS: u16 = 2;
 /// Items between a shard and the skeleton.
 const FEED_ITEMS_MAX: usize = 1024;
 
@@ -74,11 +72,11 @@ impl Life {
 }
 
 /// Small segments, so that a run has many of them.
-fn log_options() -> LogOptions {
+fn log_options(backlog_bytes_max: usize) -> LogOptions {
     LogOptions {
         segment_bytes: 64 << 10,
         round_bytes_max: 64 << 10,
-        backlog_bytes_max: 256 << 10,
+        backlog_bytes_max,
         round_bytes_eager: 8 << 10,
         prepare_retry_ms: 0,
         ..LogOptions::default()
@@ -92,21 +90,21 @@ async fn live(
     mut told: mpsc::UnboundedReceiver<ToNode>,
     is_serving: Rc<std::cell::Cell<bool>>,
 ) {
-    let progress = std::sync::Arc::new(Progress::new(SHARDS));
-    let (writer, skeleton) = skeleton::new(SHARDS);
+    let progress = std::sync::Arc::new(Progress::new(world.plan.shards));
+    let (writer, skeleton) = skeleton::new(world.plan.shards);
     let writer = Rc::new(std::cell::RefCell::new(writer));
     let (published, mut items) = inbox(FEED_ITEMS_MAX);
     let parts = HostParts {
         core: 0,
         core_count: 1,
-        table: SlotTable::new(16, SHARDS, 1, 1),
+        table: SlotTable::new(16, world.plan.shards, 1, 1),
         skeleton,
         progress: progress.clone(),
         publisher: Publisher::new(published),
         disk,
         backend: "memory",
         directory: PathBuf::from("/data"),
-        log_options: log_options(),
+        log_options: log_options(world.plan.backlog_bytes_max),
         cache_bytes: 64 << 10,
         consensus: Some(ConsensusParts {
             node: NodeId(number as u64 + 1),

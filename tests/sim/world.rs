@@ -20,10 +20,10 @@ use super::Dice;
 use super::disk::Pace;
 use super::ledger::Ledger;
 use super::network::{Network, Quality};
-use super::node::{Life, Node, SHARDS, ToNode};
+use super::node::{Life, Node, ToNode};
 
 /// Who waits longer than this does not know what became of its request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(900);
 /// Time between two looks at something that is awaited.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -45,31 +45,37 @@ pub(crate) enum Planted {
 pub(crate) struct Plan {
     pub(crate) planted: Planted,
     pub(crate) nodes: usize,
+    /// They share one log.
+    pub(crate) shards: u16,
     pub(crate) clients: u64,
     pub(crate) pause_ms_max: u64,
     pub(crate) quality: Quality,
+    /// Bytes that may wait for a disk, before writes are refused.
+    pub(crate) backlog_bytes_max: usize,
     /// Faults begin while the groups are still being made.
     pub(crate) is_rough_from_the_start: bool,
 }
 
 /// How long faults happen, in milliseconds.
-pub(crate) const FAULTS_MS: u64 = 6_000;
+pub(crate) const FAULTS_MS: u64 = 4_000;
 /// How long clients go on when everything is well again, in milliseconds.
-const CALM_MS: u64 = 1_000;
+const CALM_MS: u64 = 400;
 
 impl Plan {
     fn of(seed: u64, planted: Planted) -> Self {
         let mut dice = Dice::of(seed, 0);
         Self {
             planted,
-            nodes: if dice.chance(600) { 3 } else { 5 },
-            clients: 3 + dice.below(4),
-            pause_ms_max: 5 + dice.below(40),
+            nodes: if dice.chance(700) { 3 } else { 5 },
+            shards: if dice.chance(500) { 1 } else { 2 },
+            clients: 2 + dice.below(4),
+            pause_ms_max: 10 + dice.below(60),
             quality: Quality {
                 loss_of_thousand: dice.below(60),
                 delay_ms_max: 2 + dice.below(25),
                 reorders: dice.chance(300),
             },
+            backlog_bytes_max: if dice.chance(400) { 64 << 10 } else { 256 << 10 },
             is_rough_from_the_start: dice.chance(250),
         }
     }
@@ -165,8 +171,11 @@ async fn live(seed: u64, planted: Planted) -> Outcome {
     });
     let postman = tokio::task::spawn_local(super::network::carry(world.clone()));
     (0..world.plan.nodes).for_each(|number| world.start(number));
-    let gathering = tokio::task::spawn_local(gather(world.clone()));
-    if !world.plan.is_rough_from_the_start {
+    let gathered = world.clone();
+    let gathering = tokio::task::spawn_local(async move { gather(&gathered).await });
+    if world.plan.is_rough_from_the_start {
+        super::faults::hit_the_first(&world, Dice::of(seed, 3)).await;
+    } else {
         // It was not cancelled: nothing cancels it.
         let _ = gathering.await;
     }
@@ -203,6 +212,10 @@ async fn live(seed: u64, planted: Planted) -> Outcome {
 }
 
 impl World {
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.plan.shards).map(ShardId)
+    }
+
     /// Starts a node that is down.
     pub(crate) fn start(self: &Rc<Self>, number: usize) {
         let (disk, pace) = {
@@ -289,7 +302,11 @@ impl World {
         self.network.cuts.borrow_mut().clear();
         self.network.set_quality(Quality { loss_of_thousand: 0, delay_ms_max: 2, reorders: false });
         for number in 0..self.plan.nodes {
-            self.nodes.borrow()[number].pace.set_sync_ms_max(super::disk::SYNC_MS_MAX);
+            {
+                let nodes = self.nodes.borrow();
+                nodes[number].pace.set_sync_ms_max(super::disk::SYNC_MS_MAX);
+                nodes[number].disk.with_faults(|faults| faults.space_bytes = None);
+            }
             self.start(number);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -301,9 +318,9 @@ impl World {
 pub(crate) struct NotThere;
 
 /// Makes all nodes voters of all groups, whatever happens meanwhile.
-pub(crate) async fn gather(world: Rc<World>) {
+pub(crate) async fn gather(world: &World) {
     let everyone: std::collections::BTreeSet<u64> = (1..=world.plan.nodes as u64).collect();
-    for shard in (0..SHARDS).map(ShardId) {
+    for shard in world.shards() {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
             let Some((primary, view)) = world.primary(shard).await else { continue };

@@ -98,8 +98,6 @@ pub struct Counts {
     pub staged: u64,
     /// The greatest generation.
     pub generation_max: u32,
-    /// Memory of the skeleton, in bytes, without what is staged.
-    pub bytes: usize,
 }
 
 /// A new, empty skeleton for the records of `shard_count` shards, and the only hand that may write in it.
@@ -133,11 +131,12 @@ impl Skeleton {
             tips: self.tip_count.load(Ordering::Relaxed),
             staged: self.staged_count.load(Ordering::Relaxed),
             generation_max: self.generation_max.load(Ordering::Relaxed),
-            bytes: self.bytes(),
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// Memory of the skeleton, in bytes, without what is staged. Looks at every piece of every column, so it is no part of what
+    /// every question about the node asks.
+    pub fn bytes(&self) -> usize {
         let columns = [&self.timestamps_low, &self.generations, &self.edge_offsets, &self.edge_parents]
             .into_iter()
             .chain([&self.edge_next_children, &self.first_children, &self.label_offsets, &self.label_hashes])

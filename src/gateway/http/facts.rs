@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
 
 use super::answer;
-use super::metrics::{OPEN_METRICS, render};
+use super::metrics::{GraphFigures, OPEN_METRICS, render};
 use super::negotiate::JSON;
 use super::openapi;
 use super::route::Call;
@@ -100,7 +100,9 @@ pub(super) async fn metrics(call: &Call) -> Result<Response, Problem> {
     let cores = context.router.stats().await?;
     let uptime = context.facts.started.elapsed().unwrap_or_default();
     let router = &context.router;
-    let text = render(&context.facts, uptime, &cores, &router.skeleton().counts(), router.questions());
+    let skeleton = router.skeleton();
+    let graph = GraphFigures { counts: skeleton.counts(), bytes: skeleton.bytes(), questions: router.questions() };
+    let text = render(&context.facts, uptime, &cores, &graph);
     Ok(never_kept(answer::bytes(StatusCode::OK, OPEN_METRICS, text)))
 }
 

@@ -105,19 +105,13 @@ impl Counters {
 }
 
 /// The text of a scrape.
-pub(super) fn render(
-    facts: &NodeFacts,
-    uptime: Duration,
-    cores: &[CoreStats],
-    graph: &Counts,
-    questions: &Questions,
-) -> String {
+pub(super) fn render(facts: &NodeFacts, uptime: Duration, cores: &[CoreStats], graph: &GraphFigures<'_>) -> String {
     let mut text = Text(String::with_capacity(32 << 10));
     text.family("qmesh_build", "info", "The build.");
     text.line("qmesh_build_info", &[("version", facts.version), ("node", &facts.node)], 1.0);
     text.family("qmesh_uptime_seconds", "gauge", "Time since the node started.");
     text.line("qmesh_uptime_seconds", &[], uptime.as_secs_f64());
-    graph_figures(&mut text, graph, questions);
+    graph_figures(&mut text, graph);
     shard_figures(&mut text, cores);
     log_figures(&mut text, cores);
     core_figures(&mut text, cores);
@@ -128,7 +122,15 @@ pub(super) fn render(
     text.0
 }
 
-fn graph_figures(text: &mut Text, graph: &Counts, questions: &Questions) {
+/// The graph at the moment of a scrape.
+pub(super) struct GraphFigures<'a> {
+    pub(super) counts: Counts,
+    pub(super) bytes: usize,
+    pub(super) questions: &'a Questions,
+}
+
+fn graph_figures(text: &mut Text, figures: &GraphFigures<'_>) {
+    let (graph, questions) = (figures.counts, figures.questions);
     for (name, about, value) in [
         ("qmesh_dag_vertices", "Vertices in the graph.", f64::from(graph.vertices)),
         ("qmesh_dag_edges", "Edges from a vertex to a parent.", f64::from(graph.edges)),
@@ -136,7 +138,7 @@ fn graph_figures(text: &mut Text, graph: &Counts, questions: &Questions) {
         ("qmesh_dag_tips", "Vertices without children.", f64::from(graph.tips)),
         ("qmesh_dag_staged_vertices", "Vertices that wait for a parent.", graph.staged as f64),
         ("qmesh_dag_max_generation", "The greatest generation.", f64::from(graph.generation_max)),
-        ("qmesh_dag_skeleton_bytes", "Memory of the graph's shape.", graph.bytes as f64),
+        ("qmesh_dag_skeleton_bytes", "Memory of the graph's shape.", figures.bytes as f64),
     ] {
         text.family(name, "gauge", about);
         text.line(name, &[], value);
@@ -300,8 +302,9 @@ mod tests {
         doors[1].request(0, StatusCode::CREATED, Duration::from_micros(3_000));
         doors[1].request(UNMATCHED, StatusCode::NOT_FOUND, Duration::from_secs(60));
         doors[1].request(UNMATCHED, StatusCode::IM_A_TEAPOT, Duration::ZERO);
-        let graph = Counts { vertices: 3, edges: 2, roots: 1, tips: 1, staged: 0, generation_max: 3, bytes: 300 };
-        let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph, &Questions::default());
+        let graph = Counts { vertices: 3, edges: 2, roots: 1, tips: 1, staged: 0, generation_max: 3 };
+        let graph = GraphFigures { counts: graph, bytes: 300, questions: &Questions::default() };
+        let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph);
         for line in [
             "qmesh_dag_vertices 3",
             "http_server_requests_total{http_request_method=\"POST\",http_route=\"/api/v1/dag/vertices\",\

@@ -38,6 +38,8 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 pub const APPEND_BYTES_MAX: usize = 1 << 20;
 /// Append requests to one replica that wait for their answers.
 pub const APPENDS_IN_FLIGHT_MAX: usize = 8;
+/// Time for a group to end before its log is closed under it.
+const END_LIMIT: Duration = Duration::from_secs(1);
 /// Entries of one append request.
 const APPEND_ENTRIES_MAX: u64 = 256;
 
@@ -366,10 +368,13 @@ impl Group {
         }
     }
 
-    /// Ends the replica: no more is proposed, appended or applied.
+    /// Ends the replica: no more is proposed, appended or applied. One that waits for room on its disk does not hear of it; the close
+    /// of the log ends it.
     pub async fn end(&self) {
-        if self.raft.shutdown().await.is_err() {
-            tracing::warn!(shard = self.shard.0, "the group's task had ended already");
+        match tokio::time::timeout(END_LIMIT, self.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => tracing::warn!(shard = self.shard.0, "the group's task had ended already"),
+            Err(_) => tracing::warn!(shard = self.shard.0, "the group does not end by itself"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! openraft's storage on this core's log: entries go into the commit round that all groups of the core share.
 //!
 //! Promises: openraft hears that entries are flushed when the round that holds them is synced; a vote is on stable storage before
-//! it is answered; an entry is applied only when it is synced here too, because the index names its place.
+//! it is answered; an entry is applied only when it is synced here too, because the index names its place; a full disk holds its
+//! group up until there is room, and ends nothing.
 //! Does not: cut the log short, or make snapshots.
 
 use std::cell::{Ref, RefCell};
@@ -201,7 +202,14 @@ impl RaftLogStorage<Types> for Handle {
 
     async fn save_vote(&mut self, vote: &VoteOf<Types>) -> io::Result<()> {
         let file = wire::vote_file(self.0.shard, vote);
-        self.0.disk.replace(&self.0.vote_path, file).await?;
+        loop {
+            match self.0.disk.replace(&self.0.vote_path, file.clone()).await {
+                Ok(()) => break,
+                // As with entries: the group waits, and its vote is not given.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => tokio::time::sleep(ROOM_RETRY).await,
+                Err(error) => return Err(error),
+            }
+        }
         *self.0.vote.borrow_mut() = Some(*vote);
         Ok(())
     }
