@@ -279,7 +279,7 @@ sections! {
         election_ms_min: u64 = "200", "milliseconds", (20, 60_000),
             "A follower that hears nothing for a random time from here to election_ms_max stands for election. Shorter: writes resume sooner after a primary dies, and a node that was only busy loses its offices.";
         election_ms_max: u64 = "400", "milliseconds", (40, 120_000),
-            "The other end of that time.";
+            "The other end of the time that a follower waits before it stands for election.";
     }
     /// What the process may use of the host. `up` raises the soft limits as far as the hard ones.
     limits: Limits {

@@ -259,7 +259,12 @@ impl Cluster {
         let votes = wish.config.voters.len();
         let pair = self.policy.pair_votes && votes == 2 && wish.config.learners.is_empty() && group != Group::Control;
         hold(wish.config.is_possible(), "a wished configuration is impossible")?;
-        hold(wish.config.nodes().all(may), "a wished copy is on a member that may not hold it")?;
+        hold(wish.config.voters.iter().copied().all(may), "a wished vote is of a member that may not have it")?;
+        // Every member follows the control group, whatever its roles.
+        let follows = |node: NodeId| {
+            may(node) || (group == Group::Control && self.members.get(&node).is_some_and(Member::takes_part))
+        };
+        hold(wish.config.nodes().all(follows), "a wished copy is on a member that may not hold it")?;
         hold(votes % 2 == 1 || pair, "a wished vote is even")?;
         hold(
             group == Group::Control || votes <= usize::from(self.policy.replication_factor),

@@ -41,8 +41,10 @@ enum ClusterCommand {
     #[command(after_help = "Example: qmesh cluster status -o json")]
     Status,
     /// Members with their addresses, roles and certificates.
+    #[command(after_help = "Example: qmesh cluster members -o ndjson")]
     Members,
     /// Which shard has which slots, and where its copies are wished.
+    #[command(after_help = "Example: qmesh cluster slots")]
     Slots,
     /// Take a node's offices and, where enough others can vote, its votes; it goes on serving reads.
     #[command(after_help = "Example: qmesh cluster drain n2")]
@@ -54,6 +56,7 @@ enum ClusterCommand {
         change: Change,
     },
     /// Let a drained node take part again.
+    #[command(after_help = "Example: qmesh cluster undrain n2")]
     Undrain {
         /// Name or number of the node.
         #[arg(value_name = "NODE")]
@@ -62,6 +65,7 @@ enum ClusterCommand {
         change: Change,
     },
     /// Take a node out of the cluster for good; its certificates are revoked.
+    #[command(after_help = "Examples:\n  qmesh cluster remove n2 --dry-run\n  qmesh cluster remove n2 --force")]
     Remove {
         /// Name or number of the node.
         #[arg(value_name = "NODE")]
@@ -84,6 +88,7 @@ enum ClusterCommand {
         change: Change,
     },
     /// How many copies of every shard vote: 1 to 5.
+    #[command(after_help = "Example: qmesh cluster replicas 5")]
     Replicas {
         /// Copies.
         #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
