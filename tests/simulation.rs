@@ -66,7 +66,7 @@ fn s1_2_7_no_seed_loses_an_acknowledged_write_or_breaks_the_order_of_a_ref() {
         failed.len(),
     );
     assert!(failed.is_empty(), "seeds {failed:?} failed; QMESH_SIM_FROM=SEED QMESH_SIM_SEEDS=1 replays one");
-    assert!(count * 100 < sum(|outcome| outcome.vertices as u64), "the worlds are too broken to say anything");
+    assert!(count * 50 < sum(|outcome| outcome.vertices as u64), "the worlds are too broken to say anything");
 }
 
 #[test]

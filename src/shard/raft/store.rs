@@ -67,7 +67,8 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(format!("{}: {error}", vote_path.display())),
         };
-        if vote.is_none() && 0 < track.last_index() {
+        // The entry that makes a group is of term 0 and comes before the first vote; every other comes behind the vote of its term.
+        if vote.is_none() && track.term(track.last_index()).is_some_and(|term| 0 < term) {
             return Err(format!(
                 "{} is missing beside a log with entries; restore it, or start this node empty under a new id",
                 vote_path.display()
