@@ -8,6 +8,7 @@ pub mod json;
 pub mod mcp;
 pub mod query;
 pub mod quic;
+pub mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -58,6 +59,8 @@ pub struct Context {
     pub router: Router,
     /// The node's facts.
     pub facts: std::sync::Arc<NodeFacts>,
+    /// This core's ways to the MCP servers behind the gateway.
+    pub upstreams: std::rc::Rc<upstream::Upstreams>,
     /// Turns true when the doors are to drain.
     pub draining: watch::Receiver<bool>,
 }
@@ -114,6 +117,8 @@ pub struct Figures {
     pub backend: String,
     /// Where HTTP listens.
     pub http: String,
+    /// Whether that is HTTPS.
+    pub https: bool,
     /// Where QUIC listens.
     pub quic: String,
     /// Seconds since the node started.
@@ -164,6 +169,7 @@ pub async fn figures(context: &Context) -> Result<Figures, Refusal> {
         profile: facts.profile.clone(),
         backend: facts.backend.clone(),
         http: facts.http.to_string(),
+        https: facts.https,
         quic: facts.quic.to_string(),
         cpu_us: crate::runtime::process_cpu_us(),
         resident_bytes: crate::runtime::resident_bytes(),

@@ -144,6 +144,9 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let (life_sender, life) = mpsc::channel(core_count * LIFE_MESSAGES_PER_CORE);
     let (drain, draining) = watch::channel(false);
     let (end, over) = watch::channel(false);
+    let (publish, upstreams) = crate::gateway::upstream::publication();
+    let folder = options.upstreams.clone().unwrap_or_else(|| options.data.join("upstreams.d"));
+    let mut follow_upstreams = Some((folder, publish));
     let mut starts = Vec::with_capacity(core_count);
     let mut threads = Vec::with_capacity(core_count);
     for (index, (inbox, http)) in receivers.into_iter().zip(listeners).enumerate() {
@@ -172,6 +175,8 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             https: https.clone(),
             quic_server: quic_server.clone(),
             endpoint_options: endpoint_options(&resolved),
+            upstreams: upstreams.clone(),
+            follow_upstreams: follow_upstreams.take(),
             cluster: cluster.clone(),
         };
         let plan = CorePlan {

@@ -86,6 +86,10 @@ pub(super) struct CoreParts {
     pub(super) https: Option<Arc<rustls::ServerConfig>>,
     pub(super) quic_server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(super) endpoint_options: EndpointOptions,
+    /// What MCP servers behind the gateway offer.
+    pub(super) upstreams: gateway::upstream::Published,
+    /// For the one core that follows them: the folder of their declarations, and where it publishes.
+    pub(super) follow_upstreams: Option<(PathBuf, gateway::upstream::Publisher)>,
     /// With other nodes: what this core is told of them.
     pub(super) cluster: Option<ClusterParts>,
 }
@@ -123,7 +127,15 @@ pub(super) async fn run(mut parts: CoreParts) {
     }
     let local = host.clone();
     let router = Router::new(parts.index, parts.shared.clone(), Box::new(move |message| local.accept(message)));
-    let context = Context { router, facts: parts.facts.clone(), draining: parts.draining.clone() };
+    if let Some((folder, publish)) = parts.follow_upstreams {
+        gateway::upstream::follow(folder, publish);
+    }
+    let context = Context {
+        router,
+        facts: parts.facts.clone(),
+        upstreams: gateway::upstream::Upstreams::new(parts.upstreams),
+        draining: parts.draining.clone(),
+    };
     let doors = gateway::Doors {
         http: parts.http,
         https: parts.https,

@@ -108,6 +108,8 @@ pub enum Action {
     Version,
     /// The node's figures, as JSON.
     Stats,
+    /// The MCP servers behind the gateway.
+    Upstreams,
     /// The node's figures, for a scraper.
     Metrics,
     /// This table, as OpenAPI.
@@ -231,7 +233,8 @@ pub const ROUTES: &[Route] = &[
     row("GET", REF_LOG_PATH, Action::RefLog, &[LOG], ("", "RefLog"), "The latest moves of a ref, newest first."),
     row("GET", "/api/v1/dag/watch", Action::Watch, &[WATCH], ("", "Events"), "Follow new vertices and moves of refs, as server-sent events."),
     row("GET", "/api/v1/cluster/status", Action::Stats, NONE, ("", "Stats"), "The node's figures: cores, shards, logs, the graph."),
-    row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28."),
+    row("GET", "/api/v1/upstreams", Action::Upstreams, NONE, ("", "Upstreams"), "The MCP servers behind the gateway: how they are and what they offer."),
+    row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28 and older ones."),
     row("GET", "/livez", Action::Live, NONE, ("", "Text"), "Whether the process lives."),
     row("GET", "/readyz", Action::Ready, NONE, ("", "Text"), "Whether it takes requests: 503 while it drains."),
     row("GET", "/healthz", Action::Health, &[VERBOSE], ("", "Health"), "How the node is."),
@@ -314,6 +317,7 @@ async fn act(action: Action, call: Call) -> Result<Response, Problem> {
         Action::Ready => facts::ready(&call),
         Action::Health => facts::health(&call).await,
         Action::Version => Ok(facts::version(&call)),
+        Action::Upstreams => Ok(super::answer::json(StatusCode::OK, &call.context.upstreams.report())),
         Action::Stats => facts::stats(&call).await,
         Action::Metrics => facts::metrics(&call).await,
         Action::OpenApi => Ok(facts::openapi(&call)),

@@ -1,14 +1,18 @@
-//! The MCP door: revision 2026-07-28 of the Model Context Protocol over Streamable HTTP, without sessions.
+//! The MCP door: the Model Context Protocol over Streamable HTTP, without sessions: revision 2026-07-28, and for older clients
+//! those that begin with `initialize`.
 //!
 //! Any request may land on any core of any node: nothing here outlives its request, except a stream of notifications, which
 //! lives as long as its listener. Promises: a body is read once and in place, an answer is written once; headers that mirror the
-//! body are compared with it before anything is done; lists are made when the process starts. Does not: speak the revisions that
-//! begin with `initialize` (they are told which revision to speak), run tasks, log to clients, or ask clients anything.
+//! body are compared with it before anything is done; what a server behind the gateway is to answer is passed on as it came.
+//! Does not: run tasks, log to clients, or ask clients anything.
 
 mod catalogue;
 mod completion;
 mod fault;
+mod forward;
 mod headers;
+mod legacy;
+mod lists;
 mod message;
 mod page;
 mod prompts;
@@ -25,7 +29,11 @@ use hyper::{Method, StatusCode};
 
 use super::Context;
 use super::http::Response;
-use fault::{Fault, Refused};
+pub(in crate::gateway) use catalogue::has_tool;
+pub(in crate::gateway) use fault::Fault;
+use fault::Refused;
+pub(in crate::gateway) use headers::MIRRORED;
+use legacy::Era;
 use message::{Incoming, Request};
 use reply::Fields;
 
@@ -43,29 +51,47 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         Ok(Incoming::Notification) => return reply::empty(StatusCode::ACCEPTED, None),
         Err(refused) => return reply::refused(&refused),
     };
-    match answer(context, &parts.headers, &request).await {
-        Ok(response) => response,
-        Err(fault) => reply::refused(&Refused { id: Some(request.id.to_owned()), fault }),
-    }
+    let outcome = match legacy::era(&parts.headers, &request) {
+        Ok(era) => answer(context, &parts.headers, &request, &body, era).await.map_err(|fault| match era {
+            Era::Modern => fault,
+            Era::Legacy(_) => legacy::softened(fault),
+        }),
+        Err(fault) => Err(fault),
+    };
+    outcome.unwrap_or_else(|fault| reply::refused(&Refused { id: Some(request.id.to_owned()), fault }))
 }
 
-async fn answer(context: &Context, headers: &HeaderMap, request: &Request<'_>) -> Result<Response, Fault> {
+async fn answer(
+    context: &Context,
+    headers: &HeaderMap,
+    request: &Request<'_>,
+    body: &Bytes,
+    era: Era,
+) -> Result<Response, Fault> {
     let Request { id, method, params } = request;
-    let modern = params.meta.as_ref().is_some_and(|meta| meta.0.protocol_version.is_some());
-    if method.as_str() == "initialize" && !modern {
-        // Clients of earlier revisions open with this, and read from the error what to speak instead.
-        return Err(Fault::unsupported_version(params.protocol_version.as_deref().unwrap_or_default()));
+    match (era, method.as_str()) {
+        (Era::Modern, _) => headers::check(headers, request)?,
+        (Era::Legacy(version), "initialize") => return Ok(reply::json(200, legacy::initialized(id, version))),
+        (Era::Legacy(_), "ping") => return Ok(reply::json(200, reply::nothing(id))),
+        (Era::Legacy(_), "server/discover" | "subscriptions/listen") => return Err(Fault::method_not_found(method)),
+        (Era::Legacy(_), _) => {}
     }
-    headers::check(headers, request)?;
+    if let Some(kept) = forward::find(context, request) {
+        return forward::forward(context, headers, request, body, era, kept).await;
+    }
+    let tool = params.name.as_deref().filter(|_| method.as_str() == "tools/call");
+    if let Some(fault) = tool.and_then(|tool| context.upstreams.missing(tool)) {
+        return Err(fault);
+    }
     let cursor = params.cursor.as_deref();
     let fields = match method.as_str() {
         "tools/call" => tools::call(context, id, params).await?,
         "resources/read" => resources::read(context, id, params).await?,
         "server/discover" => catalogue::answer(id, catalogue::discover()),
-        "tools/list" => catalogue::page(id, catalogue::tools(), cursor)?,
+        "tools/list" => lists::page(context, &lists::TOOLS, id, cursor)?,
         "resources/list" => resources::list(context, id, cursor).await?,
-        "resources/templates/list" => catalogue::page(id, catalogue::templates(), cursor)?,
-        "prompts/list" => catalogue::page(id, catalogue::prompts(), cursor)?,
+        "resources/templates/list" => lists::page(context, &lists::TEMPLATES, id, cursor)?,
+        "prompts/list" => lists::page(context, &lists::PROMPTS, id, cursor)?,
         "prompts/get" => prompts::get(context, id, params).await?,
         "completion/complete" => completion::complete(context, id, params).await?,
         "subscriptions/listen" => return subscription::listen(context, id, params),

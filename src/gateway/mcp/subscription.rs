@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::Fault;
-use super::message::Params;
+use super::message::{Notifications, Params};
 use super::resources::{self, Content};
 use super::uri::{Named, Part};
 use crate::gateway::Context;
 use crate::gateway::http::{Body, BodySender, Response};
+use crate::gateway::upstream::Differs;
 use crate::runtime;
 
 /// URIs of one listener.
@@ -54,9 +55,16 @@ pub(super) fn listen(context: &Context, id: &str, params: &Params<'_>) -> Result
     // What cannot change, or is no resource here, is left out of the acknowledgement, which is how the client learns of it.
     let honoured = wanted.iter().map(|uri| uri.as_str()).filter(|uri| changes(uri) && seen.insert(*uri));
     let resources: Vec<Watched> = honoured.map(|uri| Watched { uri: uri.to_owned(), seen: 0 }).collect();
+    let params = params.notifications.as_ref().map(|wanted| &wanted.0);
+    let wants = |of: fn(&Notifications<'_>) -> Option<bool>| params.is_some_and(|wanted| of(wanted) == Some(true));
+    let lists = Differs {
+        tools: wants(|wanted| wanted.tools),
+        prompts: wants(|wanted| wanted.prompts),
+        resources: wants(|wanted| wanted.resource_lists),
+    };
     let place = Place::take()?;
     let (sender, body) = Body::stream();
-    let listener = Listener { context: context.clone(), id: id.to_owned(), resources, _place: place };
+    let listener = Listener { context: context.clone(), id: id.to_owned(), resources, lists, _place: place };
     runtime::spawn(listener.run(sender));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -114,6 +122,8 @@ struct Listener {
     /// The id of the listening request, as JSON: the subscription's id.
     id: String,
     resources: Vec<Watched>,
+    /// Which lists it is told about.
+    lists: Differs,
     _place: Place,
 }
 
@@ -126,7 +136,18 @@ impl Listener {
     /// `None` when the listener has gone.
     async fn serve(&mut self, sender: &mut BodySender) -> Option<()> {
         let uris: Vec<&str> = self.resources.iter().map(|watched| watched.uri.as_str()).collect();
-        let honoured = if uris.is_empty() { json!({}) } else { json!({ "resourceSubscriptions": uris }) };
+        let mut honoured = if uris.is_empty() { json!({}) } else { json!({ "resourceSubscriptions": uris }) };
+        for (wanted, member) in [
+            (self.lists.tools, "toolsListChanged"),
+            (self.lists.prompts, "promptsListChanged"),
+            (self.lists.resources, "resourcesListChanged"),
+        ] {
+            if wanted {
+                honoured[member] = true.into();
+            }
+        }
+        let mut published = self.context.upstreams.published();
+        let mut federation = published.borrow_and_update().clone();
         let acknowledged = json!({ "notifications": honoured });
         for watched in &mut self.resources {
             watched.seen = look(&self.context, &watched.uri).await;
@@ -149,6 +170,12 @@ impl Listener {
             };
             tokio::select! {
                 () = wait => {}
+                Ok(()) = published.changed() => {
+                    let next = published.borrow_and_update().clone();
+                    let differs = next.differs(&federation);
+                    federation = next;
+                    self.tell_lists(differs, sender).await?;
+                }
                 () = quiet => sender.send(Bytes::from_static(b":\n\n")).await.ok()?,
                 () = sender.closed() => return None,
                 () = &mut draining => {
@@ -169,6 +196,20 @@ impl Listener {
                 self.resources[at].seen = found;
                 let params = json!({ "uri": self.resources[at].uri });
                 sender.send(self.notification("notifications/resources/updated", params)).await.ok()?;
+            }
+        }
+        Some(())
+    }
+
+    /// Tells of lists that changed, if they are listened to.
+    async fn tell_lists(&self, differs: Differs, sender: &mut BodySender) -> Option<()> {
+        for (changed, method) in [
+            (differs.tools && self.lists.tools, "notifications/tools/list_changed"),
+            (differs.prompts && self.lists.prompts, "notifications/prompts/list_changed"),
+            (differs.resources && self.lists.resources, "notifications/resources/list_changed"),
+        ] {
+            if changed {
+                sender.send(self.notification(method, json!({}))).await.ok()?;
             }
         }
         Some(())
