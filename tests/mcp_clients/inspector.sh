@@ -35,7 +35,7 @@ if found != sys.argv[2]:
 }
 
 inspect --method tools/list --strict >"$scratch/tools"
-check 'len(value["tools"])' 11 <"$scratch/tools"
+check 'len(value["tools"])' 12 <"$scratch/tools"
 check 'value["tools"][0]["name"]' dag_get <"$scratch/tools"
 check 'all(tool["outputSchema"]["type"] == "object" for tool in value["tools"])' True <"$scratch/tools"
 
