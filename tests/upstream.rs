@@ -436,3 +436,60 @@ fn s3_1_1_a_process_serves_many_clients_and_is_started_again_when_it_ends() {
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+#[test]
+fn s3_1_1_a_session_is_carried_by_its_client_and_a_server_s_question_finds_its_answer_on_any_gateway() {
+    let ask = json!({ "jsonrpc": "2.0", "id": "question-1", "method": "sampling/createMessage", "params": {} });
+    let old = Server::legacy(move |message| echo(message).unwrap_or_else(|| Does::Ask(ask.clone())));
+    let one = Gateway::start(&[("old", &url(&old))]);
+    // Another gateway that has the same secret, as those of one cluster have.
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir_all(data.join("tls")).unwrap();
+    for file in ["ca.pem", "ca.key"] {
+        std::fs::copy(one.node.data().join("tls").join(file), data.join("tls").join(file)).unwrap();
+    }
+    let upstreams = one.folder.path().to_str().unwrap();
+    let other = Node::start_in(&data, &["--upstreams", upstreams]).unwrap();
+    one.wait("old", "up");
+    let initialize = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": { "protocolVersion": "2025-11-25", "capabilities": { "sampling": {} }, "clientInfo": { "name": "t", "version": "1" } },
+    });
+    let mut stream = open(&one.node, &[], &initialize.to_string());
+    let mut line = String::new();
+    let session = loop {
+        line.clear();
+        stream.read_line(&mut line).unwrap();
+        if let Some(session) = line.to_lowercase().starts_with("mcp-session-id: ").then(|| line[16..].trim().to_owned())
+        {
+            break session;
+        }
+    };
+    let headers =
+        [("mcp-session-id".to_owned(), session), ("mcp-protocol-version".to_owned(), "2025-11-25".to_owned())];
+    let call = json!({ "jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": { "name": "old__echo", "arguments": {} } });
+    let mut stream = open(&one.node, &headers, &call.to_string());
+    head(&mut stream);
+    let mut event = || loop {
+        let mut line = String::new();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended");
+        if let Some(data) = line.strip_prefix("data: ") {
+            return serde_json::from_str::<Value>(data).unwrap();
+        }
+    };
+    let question = event();
+    assert_eq!(question["method"], "sampling/createMessage");
+    assert_ne!(question["id"], "question-1", "the server's own id leads nowhere");
+    let said = json!({ "jsonrpc": "2.0", "id": question["id"], "result": { "text": "from the client" } }).to_string();
+    let mut taken = open(&other, &headers, &said);
+    let taken_head = head(&mut taken);
+    assert!(taken_head.starts_with("http/1.1 202"), "{taken_head}");
+    assert_eq!(event()["result"]["content"][0]["text"], "from the client");
+    for (wrong, status) in [("AQ", "404"), ("nonsense!", "404")] {
+        let headers = [("mcp-session-id".to_owned(), wrong.to_owned())];
+        let mut refused = open(&one.node, &headers, &call.to_string());
+        let head = head(&mut refused);
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{wrong}: {head}");
+    }
+}

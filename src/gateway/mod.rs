@@ -61,6 +61,8 @@ pub struct Context {
     pub facts: std::sync::Arc<NodeFacts>,
     /// This core's ways to the MCP servers behind the gateway.
     pub upstreams: std::rc::Rc<upstream::Upstreams>,
+    /// Seals what clients of earlier revisions carry for the cluster's gateways.
+    pub seal: std::rc::Rc<mcp::Seal>,
     /// Turns true when the doors are to drain.
     pub draining: watch::Receiver<bool>,
 }

@@ -144,6 +144,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let (life_sender, life) = mpsc::channel(core_count * LIFE_MESSAGES_PER_CORE);
     let (drain, draining) = watch::channel(false);
     let (end, over) = watch::channel(false);
+    let gateway_secret: Arc<[u8]> = super::cluster::gateway_secret(&options.data)?.into();
     let (publish, upstreams) = crate::gateway::upstream::publication();
     let folder = options.upstreams.clone().unwrap_or_else(|| options.data.join("upstreams.d"));
     let mut follow_upstreams = Some((folder, publish));
@@ -175,6 +176,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             https: https.clone(),
             quic_server: quic_server.clone(),
             endpoint_options: endpoint_options(&resolved),
+            gateway_secret: gateway_secret.clone(),
             upstreams: upstreams.clone(),
             follow_upstreams: follow_upstreams.take(),
             cluster: cluster.clone(),

@@ -86,6 +86,8 @@ pub(super) struct CoreParts {
     pub(super) https: Option<Arc<rustls::ServerConfig>>,
     pub(super) quic_server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(super) endpoint_options: EndpointOptions,
+    /// What all gateways of a cluster know and nobody else.
+    pub(super) gateway_secret: Arc<[u8]>,
     /// What MCP servers behind the gateway offer.
     pub(super) upstreams: gateway::upstream::Published,
     /// For the one core that follows them: the folder of their declarations, and where it publishes.
@@ -134,6 +136,7 @@ pub(super) async fn run(mut parts: CoreParts) {
         router,
         facts: parts.facts.clone(),
         upstreams: gateway::upstream::Upstreams::new(parts.upstreams),
+        seal: Rc::new(gateway::mcp::Seal::new(&parts.gateway_secret)),
         draining: parts.draining.clone(),
     };
     let doors = gateway::Doors {

@@ -2,7 +2,7 @@
 
     fixture.py [--era modern|legacy] [--port N]
 
-Prints its URL. `modern` speaks 2026-07-28 without sessions, `legacy` 2025-11-25 with one a client and no more than a gateway can pass on.
+Prints its URL. `modern` speaks 2026-07-28 without sessions, `legacy` 2025-11-25 with one a client.
 """
 
 import argparse
@@ -149,8 +149,52 @@ def progress(_params, call):
 
 def logging(_params, call):
     if call.log_level:
-        call.notify("notifications/message", {"level": "info", "data": "Tool processing data"})
+        for told in ("Tool execution started", "Tool processing data", "Tool execution completed"):
+            call.notify("notifications/message", {"level": "info", "data": told})
+            time.sleep(0.05)
     return content(text("Logging test completed"))
+
+
+def asks_model(params, call):
+    answer = call.ask("sampling/createMessage", sampling(params.get("arguments", {}).get("prompt", "Hello"))["params"])
+    return content(text("LLM response: " + answer.get("content", {}).get("text", "none")))
+
+
+def asks_user(schema, message="Please provide your information"):
+    def tool(params, call):
+        shown = params.get("arguments", {}).get("message", message)
+        answer = call.ask("elicitation/create", {"message": shown, "requestedSchema": schema})
+        return content(text(f"User response: action={answer.get('action')}, content={json.dumps(answer.get('content'))}"))
+
+    return tool
+
+
+CONTACT = {"type": "object", "properties": {"username": STRING, "email": STRING}, "required": ["username", "email"]}
+DEFAULTS = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "default": "John Doe"},
+        "age": {"type": "integer", "default": 30},
+        "score": {"type": "number", "default": 95.5},
+        "status": {"type": "string", "enum": ["active", "inactive", "pending"], "default": "active"},
+        "verified": {"type": "boolean", "default": True},
+    },
+}
+TITLED = [{"const": f"value{number}", "title": f"{name} Option"} for number, name in enumerate(["First", "Second", "Third"], 1)]
+ENUMS = {
+    "type": "object",
+    "properties": {
+        "untitledSingle": {"type": "string", "enum": ["option1", "option2", "option3"]},
+        "titledSingle": {"type": "string", "oneOf": TITLED},
+        "legacyEnum": {
+            "type": "string",
+            "enum": ["opt1", "opt2", "opt3"],
+            "enumNames": ["Option One", "Option Two", "Option Three"],
+        },
+        "untitledMulti": {"type": "array", "items": {"type": "string", "enum": ["option1", "option2", "option3"]}},
+        "titledMulti": {"type": "array", "items": {"anyOf": TITLED}},
+    },
+}
 
 
 def slow(params, _call):
@@ -225,6 +269,10 @@ TOOLS = {
     "test_tool_with_logging": logging,
     "test_logging_tool": logging,
     "test_slow": slow,
+    "test_sampling": asks_model,
+    "test_elicitation": asks_user(CONTACT),
+    "test_elicitation_sep1034_defaults": asks_user(DEFAULTS),
+    "test_elicitation_sep1330_enums": asks_user(ENUMS),
     NAMED: lambda *_: content(text("valid")),
     "test_trigger_tool_change": changes("tools"),
     "test_trigger_prompt_change": changes("prompts"),
@@ -245,6 +293,7 @@ TOOLS = {
     "test_input_required_result_tampered_state": with_state,
     "test_input_required_result_capabilities": only_what_is_declared,
 }
+LEGACY_ONLY = [name for name in TOOLS if name == "test_sampling" or name.startswith("test_elicitation")]
 MODERN_ONLY = [name for name in TOOLS if "input_required" in name] + [
     "test_missing_capability",
     "test_streaming_elicitation",
@@ -289,6 +338,8 @@ PROMPTS = {
 def read(uri):
     if uri == "test://static-text":
         return {"uri": uri, "mimeType": "text/plain", "text": "This is the content of the static text resource."}
+    if uri == "test://watched-resource":
+        return {"uri": uri, "mimeType": "text/plain", "text": "Watched."}
     if uri == "test://static-binary":
         return {"uri": uri, "mimeType": "image/png", "blob": PNG}
     if uri.startswith("test://template/") and uri.endswith("/data"):
@@ -302,7 +353,7 @@ def tools(era):
     listed = [
         {"name": name, "description": f"The conformance suite's {name}", "inputSchema": SCHEMA if name == NAMED else EMPTY}
         for name in TOOLS
-        if era == "modern" or name not in MODERN_ONLY
+        if name not in (LEGACY_ONLY if era == "modern" else MODERN_ONLY)
     ]
     if Lists.changes["tools"] % 2:
         listed.append({"name": "test_dynamic_tool", "description": "Comes and goes", "inputSchema": EMPTY})
@@ -320,6 +371,7 @@ def prompts():
 
 
 RESOURCES = [
+    {"uri": "test://watched-resource", "name": "Watched", "mimeType": "text/plain"},
     {"uri": "test://static-text", "name": "Static text", "mimeType": "text/plain"},
     {"uri": "test://static-binary", "name": "Static binary", "mimeType": "image/png"},
 ]
@@ -327,7 +379,7 @@ TEMPLATES = [{"uriTemplate": "test://template/{id}/data", "name": "Template", "m
 FRESH = {"ttlMs": 1000, "cacheScope": "public"}
 CAPABILITIES = {
     "modern": {"tools": {"listChanged": True}, "prompts": {"listChanged": True}, "resources": {}, "completions": {}},
-    "legacy": {"tools": {}, "prompts": {}, "resources": {}, "completions": {}},
+    "legacy": {"tools": {}, "prompts": {}, "resources": {"subscribe": True}, "completions": {}, "logging": {}},
 }
 
 
@@ -337,6 +389,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     era = "modern"
     sessions = set()
+    questions = {}
 
     def log_message(self, *_):
         pass
@@ -354,10 +407,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         message = json.loads(body)
         if "id" not in message:
             return self.bare(202)
+        if "method" not in message:
+            asked = Handler.questions.get((self.headers.get("mcp-session-id"), message["id"]))
+            if asked:
+                asked.put(message)
+            return self.bare(202 if asked else 400)
         self.id, params = message["id"], message.get("params") or {}
         meta = params.get("_meta") or {}
         self.capabilities = meta.get(PREFIX + "clientCapabilities") or {}
-        self.log_level = meta.get(PREFIX + "logLevel")
+        self.log_level = meta.get(PREFIX + "logLevel") or self.era == "legacy"
         self.progress_token = meta.get("progressToken")
         session = None
         try:
@@ -387,6 +445,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case "initialize" if self.era == "legacy":
                 return {"protocolVersion": "2025-11-25", "capabilities": CAPABILITIES[self.era], "serverInfo": INFO}
             case "ping" if self.era == "legacy":
+                return {}
+            case "logging/setLevel" | "resources/subscribe" | "resources/unsubscribe" if self.era == "legacy":
                 return {}
             case "tools/list":
                 return {"tools": tools(self.era)} | FRESH
@@ -425,17 +485,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with Lists.lock:
                 Lists.listeners.remove(self)
 
+    def ask(self, method, params):
+        """Asks the client on the stream of its call, and waits for what it posts."""
+        question = (self.headers.get("mcp-session-id"), secrets.token_hex(4))
+        Handler.questions[question] = queue.Queue()
+        self.begin()
+        self.event({"jsonrpc": "2.0", "id": question[1], "method": method, "params": params})
+        try:
+            answer = Handler.questions[question].get(timeout=10)
+        except queue.Empty:
+            raise Fault(-32603, "the client did not answer") from None
+        finally:
+            del Handler.questions[question]
+        if "error" in answer:
+            raise Fault(-32603, f"the client refused: {answer['error'].get('message')}")
+        return answer["result"]
+
     def told(self, method, params):
         self.notify(method, params | {"_meta": {PREFIX + "subscriptionId": self.id}})
 
     def notify(self, method, params):
+        self.begin()
+        self.event({"jsonrpc": "2.0", "method": method, "params": params})
+
+    def begin(self):
         if not self.streaming:
             self.streaming = True
             self.send_response(200)
             self.send_header("content-type", "text/event-stream")
             self.send_header("connection", "close")
             self.end_headers()
-        self.event({"jsonrpc": "2.0", "method": method, "params": params})
 
     def event(self, message):
         self.wfile.write(f"event: message\ndata: {json.dumps(message)}\n\n".encode())

@@ -64,12 +64,18 @@ suite() {
     echo "$1: $(grep '^Total:' "$work/$1.out")"
 }
 
-start "$work/fixture" python3 "$here/fixture.py" --era modern
-upstream=$(cat "$work/fixture")
-gateway one "$upstream"
-first=$url
-gateway two "$upstream"
-second=$url
-suite "2026-07-28 through one gateway" "$first" 2026-07-28
-start "$work/balance" python3 "$here/balance.py" "$first" "$second"
-suite "2026-07-28 through two gateways in turn" "$(cat "$work/balance")" 2026-07-28
+for revision in 2026-07-28:modern 2025-11-25:legacy; do
+    era=${revision#*:}
+    revision=${revision%:*}
+    start "$work/$era" python3 "$here/fixture.py" --era "$era"
+    gateway "$era-one" "$(cat "$work/$era")"
+    first=$url
+    # The same secret, as gateways of one cluster have it: each opens what the other sealed.
+    mkdir -p "$work/$era-two"
+    cp -r "$work/$era-one/tls" "$work/$era-two/tls"
+    gateway "$era-two" "$(cat "$work/$era")"
+    second=$url
+    suite "$revision through one gateway" "$first" "$revision"
+    start "$work/$era-balance" python3 "$here/balance.py" "$first" "$second"
+    suite "$revision through two gateways in turn" "$(cat "$work/$era-balance")" "$revision"
+done

@@ -14,6 +14,8 @@ pub enum Does {
     Result(Value),
     /// Answers with these messages as events; `$id` stands for the request's id.
     Events(Vec<Value>),
+    /// Asks the client something, and answers with what it said.
+    Ask(Value),
     /// Answers with these bytes, whatever they are, and closes.
     Raw(&'static str),
     /// Answers nothing for that long.
@@ -53,6 +55,7 @@ struct Inner {
     forgets: AtomicBool,
     down: AtomicBool,
     seen: Mutex<Vec<Seen>>,
+    answers: Mutex<Vec<Value>>,
     open: Mutex<Vec<TcpStream>>,
 }
 
@@ -77,6 +80,7 @@ impl Server {
             forgets: AtomicBool::new(false),
             down: AtomicBool::new(false),
             seen: Mutex::default(),
+            answers: Mutex::default(),
             open: Mutex::default(),
         });
         let shared = inner.clone();
@@ -143,6 +147,11 @@ impl Inner {
                 write(out, "202 Accepted", "", "");
                 continue;
             }
+            if message.get("method").is_none() {
+                self.answers.lock().unwrap().push(message);
+                write(out, "202 Accepted", "", "");
+                continue;
+            }
             if self.legacy && !self.in_session(out, &seen, &message) {
                 continue;
             }
@@ -196,6 +205,25 @@ impl Inner {
                     let message = message.to_string().replace("\"$id\"", &id.to_string());
                     let _ = out.write_all(format!("event: message\ndata: {message}\n\n").as_bytes());
                 }
+                false
+            }
+            Does::Ask(question) => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+                let _ = out.write_all(format!("{head}data: {question}\n\n").as_bytes());
+                let begun = std::time::Instant::now();
+                let said = loop {
+                    let answers = self.answers.lock().unwrap().clone();
+                    if let Some(said) = answers.into_iter().find(|answer| answer["id"] == question["id"]) {
+                        break said["result"]["text"].clone();
+                    }
+                    if Duration::from_secs(10) < begun.elapsed() {
+                        return false;
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                };
+                let result = json!({ "content": [{ "type": "text", "text": said }] });
+                let answer = json!({ "jsonrpc": "2.0", "id": id, "result": result });
+                let _ = out.write_all(format!("data: {answer}\n\n").as_bytes());
                 false
             }
             Does::Raw(bytes) => {

@@ -235,6 +235,8 @@ pub const ROUTES: &[Route] = &[
     row("GET", "/api/v1/cluster/status", Action::Stats, NONE, ("", "Stats"), "The node's figures: cores, shards, logs, the graph."),
     row("GET", "/api/v1/upstreams", Action::Upstreams, NONE, ("", "Upstreams"), "The MCP servers behind the gateway: how they are and what they offer."),
     row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28 and older ones."),
+    row("GET", "/mcp", Action::Mcp, NONE, ("", "Events"), "What servers tell a session of an earlier revision by themselves."),
+    row("DELETE", "/mcp", Action::Mcp, NONE, ("", "Nothing"), "End a session of an earlier revision."),
     row("GET", "/livez", Action::Live, NONE, ("", "Text"), "Whether the process lives."),
     row("GET", "/readyz", Action::Ready, NONE, ("", "Text"), "Whether it takes requests: 503 while it drains."),
     row("GET", "/healthz", Action::Health, &[VERBOSE], ("", "Health"), "How the node is."),

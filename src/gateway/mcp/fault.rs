@@ -101,6 +101,17 @@ impl Fault {
         Self::upstream(name, Reason::Timeout, detail, 0)
     }
 
+    /// A client's session is over: it opens another.
+    pub(in crate::gateway) fn session_over(detail: &str) -> Self {
+        let data = json!({ "reason": Reason::NotFound.code() });
+        Self::new(404, TRY_AGAIN, format!("the session is over: {detail}; begin anew with initialize")).with_data(data)
+    }
+
+    /// Whether it says that there is no such method.
+    pub(super) fn is_method_not_found(&self) -> bool {
+        self.code == METHOD_NOT_FOUND
+    }
+
     fn upstream(name: &str, reason: Reason, detail: &str, retry_after_ms: u64) -> Self {
         let mut data = json!({ "reason": reason.code(), "upstream": name });
         if retry_after_ms != 0 {

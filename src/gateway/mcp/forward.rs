@@ -14,6 +14,7 @@ use super::catalogue;
 use super::fault::Fault;
 use super::legacy::Era;
 use super::message::{Request, Text};
+use super::session::Session;
 use crate::gateway::Context;
 use crate::gateway::http::Response;
 use crate::gateway::upstream::{Asked, Kept, MODERN, Subject, carry, splice};
@@ -60,6 +61,7 @@ pub(super) async fn forward(
     request: &Request<'_>,
     body: &Bytes,
     era: Era,
+    session: Option<Session>,
     kept: Kept,
 ) -> Result<Response, Fault> {
     let own = kept.own_name();
@@ -80,7 +82,7 @@ pub(super) async fn forward(
             value.contains("text/event-stream") || value.contains("*/*")
         })
     });
-    let asked = Asked { method: request.method.as_str().to_owned(), id: request.id.to_owned(), body, streams };
+    let asked = Asked { method: request.method.as_str().to_owned(), id: request.id.to_owned(), body, streams, session };
     carry(&context.upstreams, kept, asked, mirrored).await
 }
 

@@ -1,12 +1,9 @@
 //! Clients of the revisions that begin with `initialize`, on the same endpoint.
 //!
-//! Promises: nothing is kept of such a client: it gets no session, so any of its requests may land on any core of any node; what
-//! it may do is what this door can do without one. Does not: ask clients anything, push to them, or take batches.
+//! Promises: nothing is kept of such a client, so any of its requests may land on any core of any node. Does not: take batches.
 
 use hyper::header::HeaderMap;
-use serde_json::json;
 
-use super::catalogue;
 use super::fault::Fault;
 use super::message::Request;
 use crate::gateway::upstream::{LEGACY, MODERN};
@@ -46,21 +43,10 @@ pub(super) fn era(headers: &HeaderMap, request: &Request<'_>) -> Result<Era, Fau
     known.map(Era::Legacy).ok_or_else(|| Fault::unsupported_version(version))
 }
 
-/// The answer to `initialize`.
-pub(super) fn initialized(id: &str, version: &str) -> Vec<u8> {
-    let result = json!({
-        "protocolVersion": version,
-        "capabilities": { "completions": {}, "prompts": {}, "resources": {}, "tools": {} },
-        "serverInfo": { "name": "qmesh", "title": "qmesh node", "version": env!("CARGO_PKG_VERSION") },
-        "instructions": catalogue::INSTRUCTIONS,
-    });
-    format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}").into_bytes()
-}
-
 /// A fault as such a client expects it: a status of its own only for what is no message.
 pub(super) fn softened(fault: Fault) -> Fault {
     // 404 would tell it that its session is over.
-    if fault.status == 404 { fault.with_status(200) } else { fault }
+    if fault.is_method_not_found() { fault.with_status(200) } else { fault }
 }
 
 #[cfg(test)]

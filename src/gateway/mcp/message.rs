@@ -57,6 +57,9 @@ pub(super) struct Params<'a> {
     #[serde(borrow)]
     pub(super) argument: Option<Object<Argument<'a>>>,
     /// Only in the `initialize` of earlier revisions.
+    #[serde(borrow)]
+    pub(super) capabilities: Option<&'a RawValue>,
+    /// Only in the `initialize` of earlier revisions.
     #[serde(borrow, rename = "protocolVersion")]
     pub(super) protocol_version: Option<Text<'a>>,
 }

@@ -18,6 +18,8 @@ mod page;
 mod prompts;
 mod reply;
 mod resources;
+mod seal;
+mod session;
 mod subscription;
 mod tools;
 mod uri;
@@ -36,11 +38,13 @@ pub(in crate::gateway) use headers::MIRRORED;
 use legacy::Era;
 use message::{Incoming, Request};
 use reply::Fields;
+pub use seal::Seal;
+pub(in crate::gateway) use session::{Session as ClientSession, of_session};
 
 /// Answers one HTTP request to the MCP endpoint, whatever its method.
 pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
     if parts.method != Method::POST {
-        return reply::empty(StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "POST")));
+        return beside(context, parts).await;
     }
     if let Err(status) = media(&parts.headers) {
         return reply::empty(status, None);
@@ -49,7 +53,10 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         Ok(Incoming::Request(request)) => request,
         // This revision has no notification that a client sends over HTTP; one that comes asks for nothing.
         Ok(Incoming::Notification) => return reply::empty(StatusCode::ACCEPTED, None),
-        Err(refused) => return reply::refused(&refused),
+        Err(refused) => {
+            let answered = session::answer(context, &body).await;
+            return answered.unwrap_or_else(|| reply::refused(&refused));
+        }
     };
     let outcome = match legacy::era(&parts.headers, &request) {
         Ok(era) => answer(context, &parts.headers, &request, &body, era).await.map_err(|fault| match era {
@@ -59,6 +66,18 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         Err(fault) => Err(fault),
     };
     outcome.unwrap_or_else(|fault| reply::refused(&Refused { id: Some(request.id.to_owned()), fault }))
+}
+
+/// Answers what clients of earlier revisions ask beside requests: to be told what servers say by themselves, and to be forgotten.
+async fn beside(context: &Context, parts: &Parts) -> Response {
+    let not_allowed = || reply::empty(StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "POST")));
+    let answered = match session::Session::of(context, &parts.headers) {
+        Ok(Some(session)) if parts.method == Method::GET => session::listen(context, session),
+        Ok(Some(session)) if parts.method == Method::DELETE => Ok(session::end(context, &session).await),
+        Ok(_) => return not_allowed(),
+        Err(fault) => Err(fault),
+    };
+    answered.unwrap_or_else(|fault| reply::refused(&Refused { id: None, fault }))
 }
 
 async fn answer(
@@ -71,13 +90,19 @@ async fn answer(
     let Request { id, method, params } = request;
     match (era, method.as_str()) {
         (Era::Modern, _) => headers::check(headers, request)?,
-        (Era::Legacy(version), "initialize") => return Ok(reply::json(200, legacy::initialized(id, version))),
+        (Era::Legacy(version), "initialize") => return Ok(session::initialize(context, id, version, params).await),
         (Era::Legacy(_), "ping") => return Ok(reply::json(200, reply::nothing(id))),
         (Era::Legacy(_), "server/discover" | "subscriptions/listen") => return Err(Fault::method_not_found(method)),
         (Era::Legacy(_), _) => {}
     }
+    let session = if era == Era::Modern { None } else { session::Session::of(context, headers)? };
     if let Some(kept) = forward::find(context, request) {
-        return forward::forward(context, headers, request, body, era, kept).await;
+        return forward::forward(context, headers, request, body, era, session, kept).await;
+    }
+    if era != Era::Modern
+        && let Some(done) = session::wish(context, session.as_ref(), request, body).await?
+    {
+        return Ok(done);
     }
     let tool = params.name.as_deref().filter(|_| method.as_str() == "tools/call");
     if let Some(fault) = tool.and_then(|tool| context.upstreams.missing(tool)) {

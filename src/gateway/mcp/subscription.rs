@@ -85,14 +85,14 @@ fn changes(uri: &str) -> bool {
 }
 
 /// One of the places that listeners of a core have.
-struct Place;
+pub(super) struct Place;
 
 thread_local! {
     static LISTENERS: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Place {
-    fn take() -> Result<Self, Fault> {
+    pub(super) fn take() -> Result<Self, Fault> {
         let taken = LISTENERS.get();
         if LISTENERS_MAX <= taken {
             return Err(Fault::try_again(

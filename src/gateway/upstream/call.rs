@@ -17,9 +17,9 @@ use super::envelope::{Kind, Message, completed};
 use super::federation::{Federation, Place};
 use super::http::cannot_ask;
 use super::link::{Broken, Exchange, Link, Messages, Reply, Spoken};
-use super::{Caller, Upstreams};
+use super::{Caller, Held, Upstreams};
 use crate::gateway::http::{Body, BodySender, Response};
-use crate::gateway::mcp::Fault;
+use crate::gateway::mcp::{ClientSession, Fault, of_session};
 use crate::runtime;
 
 /// How long the first message of an answer may take before the client gets a stream that is kept open.
@@ -54,6 +54,8 @@ pub(in crate::gateway) struct Asked {
     pub(in crate::gateway) body: Bytes,
     /// Whether the client takes a stream.
     pub(in crate::gateway) streams: bool,
+    /// The session of a client that has one.
+    pub(in crate::gateway) session: Option<ClientSession>,
 }
 
 /// Where a request goes: what was found for its subject, kept until it is sent.
@@ -93,6 +95,11 @@ impl Upstreams {
 }
 
 impl Kept {
+    /// The server's name.
+    pub(in crate::gateway) fn upstream_name(&self) -> &str {
+        &self.federation.entries[self.place.entry].upstream.name
+    }
+
     /// The name that the server knows.
     pub(in crate::gateway) fn own_name(&self) -> &str {
         &self.place.own
@@ -158,8 +165,12 @@ pub(in crate::gateway) async fn carry(
         return Err(refuse(format!("it failed often and is left alone for a while{why}"), wait.as_millis() as u64));
     }
     let limit = upstream.timeout_of(&kept.place.own);
-    let exchange = Exchange { method: asked.method, name: Some(kept.place.own), body: asked.body, mirrored };
-    let call = Call { caller, name: name.clone(), spoken, id: asked.id, limit };
+    // A session of the client's own, if it has one there: the server may know the client by it, and ask it things.
+    let own = asked.session.and_then(|session| session.at(&name).cloned().map(|held| (session, held)));
+    let session = own.as_ref().map(|(_, held)| Rc::new(held.session()));
+    let exchange = Exchange { method: asked.method, name: Some(kept.place.own), body: asked.body, mirrored, session };
+    let asks = own.filter(|_| asked.streams);
+    let call = Call { caller, name: name.clone(), spoken, id: asked.id, limit, asks };
     let mut sending: Sending = Box::pin(call.send(exchange));
     if !asked.streams {
         return match sending.await {
@@ -184,9 +195,12 @@ pub(in crate::gateway) async fn carry(
             if Message::read(&first).is_ok_and(|message| message.kind() == Kind::Answer) {
                 return Ok(json(200, first));
             }
-            messages.unread(first);
-            let (sender, response) = stream();
-            runtime::spawn(relay(sender, Box::pin(std::future::ready((open, Ok(Reply::Stream(messages)))))));
+            let (mut sender, response) = stream();
+            runtime::spawn(async move {
+                if sender.send(event(&first)).await.is_ok() {
+                    relay(sender, Box::pin(std::future::ready((open, Ok(Reply::Stream(messages)))))).await;
+                }
+            });
             Ok(response)
         }
         Err(_) => {
@@ -206,6 +220,8 @@ struct Call {
     spoken: Spoken,
     id: String,
     limit: Duration,
+    /// The client's session, where the server may ask the client.
+    asks: Option<(ClientSession, Held)>,
 }
 
 /// A call that is open at its server. Its place is given back when it is dropped.
@@ -278,6 +294,11 @@ impl Open {
                 }
                 Kind::Notification => return Ok(Some(message)),
                 Kind::Request => {
+                    if let Some((session, held)) = &self.call.asks
+                        && let Some(question) = of_session(session, held, message.clone())
+                    {
+                        return Ok(Some(question));
+                    }
                     // Only a server with sessions asks its client; nobody here can answer for one.
                     if let (Link::Http(link), Some(refused)) = (&self.call.caller.link, cannot_ask(&message)) {
                         link.answer_in_session(self.call.spoken, refused).await?;
@@ -353,6 +374,7 @@ fn fault(name: &str, broken: &Broken) -> Fault {
             let retry_ms = after.map_or(BUSY_RETRY_MS, |after| after.as_millis() as u64);
             Fault::upstream_busy(name, &broken.to_string(), retry_ms)
         }
+        Broken::SessionLost => Fault::session_over(&format!("the upstream {name}: {broken}")),
         Broken::Timeout(_) => Fault::upstream_timeout(name, &broken.to_string()),
         _ => Fault::upstream_unavailable(name, &broken.to_string(), 0),
     }
@@ -375,7 +397,8 @@ fn stream() -> (BodySender, Response) {
     (sender, response)
 }
 
-fn event(message: &[u8]) -> Bytes {
+/// A message as an event of a stream.
+pub(in crate::gateway) fn event(message: &[u8]) -> Bytes {
     const BEGIN: &[u8] = b"event: message\ndata: ";
     let mut out = Vec::with_capacity(BEGIN.len() + message.len() + 2);
     out.extend_from_slice(BEGIN);

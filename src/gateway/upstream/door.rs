@@ -82,6 +82,7 @@ impl Door {
             name: params[member].as_str().map(str::to_owned),
             body: line.clone(),
             mirrored,
+            session: None,
         };
         self.link.send(Spoken::Modern, &exchange).await
     }

@@ -411,7 +411,13 @@ async fn hear(messages: &mut Messages, changed: &mpsc::Sender<()>) -> Option<boo
 /// A request of the gateway's own.
 fn exchange(id: u64, method: &str, mut params: Value) -> Exchange {
     params["_meta"] = own_meta();
-    Exchange { method: method.to_owned(), name: None, body: request(id, method, &params), mirrored: Vec::new() }
+    Exchange {
+        method: method.to_owned(),
+        name: None,
+        body: request(id, method, &params),
+        mirrored: Vec::new(),
+        session: None,
+    }
 }
 
 /// What the gateway's own requests say of themselves.

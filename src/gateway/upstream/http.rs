@@ -48,9 +48,10 @@ pub(crate) struct HttpLink {
     making: tokio::sync::Mutex<()>,
 }
 
-struct Session {
+/// A session at a server.
+pub(crate) struct Session {
     /// The server's name for it; some have none.
-    id: Option<HeaderValue>,
+    pub(crate) id: Option<HeaderValue>,
 }
 
 impl HttpLink {
@@ -112,6 +113,10 @@ impl HttpLink {
             Spoken::Modern => self.send_modern(exchange).await,
             Spoken::Legacy(version) => {
                 let body = aged(&exchange.body).map_err(Broken::Unsupported)?;
+                if let Some(session) = &exchange.session {
+                    // The client's own: only the client can open another.
+                    return self.send_in(session, version, body).await;
+                }
                 let session = self.session(version).await?;
                 match self.send_in(&session, version, body.clone()).await {
                     // What a forgotten session asked was not carried out, so it may be asked again in a new one.
@@ -143,7 +148,7 @@ impl HttpLink {
         self.take(request).await
     }
 
-    async fn send_in(&self, session: &Rc<Session>, version: &str, body: Bytes) -> Result<Reply, Broken> {
+    async fn send_in(&self, session: &Session, version: &str, body: Bytes) -> Result<Reply, Broken> {
         let reply = self.take(self.post_in(session, version, body)).await?;
         match reply {
             Reply::Whole(status, message) => Ok(Reply::Whole(status, completed(&message).map_err(Broken::Garbage)?)),
@@ -163,9 +168,7 @@ impl HttpLink {
             _ if status.is_server_error() => return Err(Broken::Failed(status.as_u16())),
             _ => {}
         }
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        match essence.as_str() {
+        match media_type(response.headers()).as_str() {
             "text/event-stream" => Ok(Reply::Stream(Messages::events(response.into_body()))),
             "application/json" => {
                 let message = whole(response.into_body()).await?;
@@ -219,21 +222,33 @@ impl HttpLink {
         Ok(())
     }
 
-    /// Opens a session and says which revision it has.
+    /// Opens the session that this core's calls share, and says which revision it has.
     ///
     /// # Errors
     /// [`Broken`].
     pub(crate) async fn initialize(&self) -> Result<(&'static str, Bytes), Broken> {
+        let (session, version, answer) = self.open_session(&json!({})).await?;
+        *self.session.borrow_mut() = Some(Rc::new(session));
+        Ok((version, answer))
+    }
+
+    /// Opens a session for a client that can do `capabilities`, and says which revision it has.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(crate) async fn open_session(
+        &self,
+        capabilities: &serde_json::Value,
+    ) -> Result<(Session, &'static str, Bytes), Broken> {
         let params = json!({
             "protocolVersion": LEGACY[0],
-            "capabilities": {},
+            "capabilities": capabilities,
             "clientInfo": { "name": "qmesh", "version": env!("CARGO_PKG_VERSION") },
         });
         let mut asked = self.post(request(0, "initialize", &params), LEGACY[0]);
         // The first request of a session has no revision yet.
         asked.headers_mut().remove(VERSION);
-        let response = timeout(CONNECT_TIMEOUT, self.client.request(asked)).await;
-        let response = response.map_err(|_| Broken::Timeout(CONNECT_TIMEOUT))?.map_err(|error| unreachable(&error))?;
+        let response = self.at_once(asked).await?;
         let status = response.status();
         let id = response.headers().get(SESSION).cloned();
         if !status.is_success() {
@@ -243,9 +258,7 @@ impl HttpLink {
                 _ => Broken::Garbage(format!("HTTP {} to initialize", status.as_u16())),
             });
         }
-        let kind = response.headers().get(CONTENT_TYPE).cloned();
-        let stream = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        let reply = if stream {
+        let reply = if is_stream(response.headers()) {
             Reply::Stream(Messages::events(response.into_body()))
         } else {
             Reply::Whole(200, whole(response.into_body()).await?)
@@ -253,13 +266,51 @@ impl HttpLink {
         let (_, answer) =
             timeout(CONNECT_TIMEOUT, reply.answer()).await.map_err(|_| Broken::Timeout(CONNECT_TIMEOUT))??;
         let version = initialized_version(&answer)?;
-        let session = Rc::new(Session { id });
+        let session = Session { id };
         let told = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }).to_string();
-        let told = self.post_in(&session, version, Bytes::from(told));
-        let told = timeout(CONNECT_TIMEOUT, self.client.request(told)).await;
-        told.map_err(|_| Broken::Timeout(CONNECT_TIMEOUT))?.map_err(|error| unreachable(&error))?;
-        *self.session.borrow_mut() = Some(session);
-        Ok((version, answer))
+        self.at_once(self.post_in(&session, version, Bytes::from(told))).await?;
+        Ok((session, version, answer))
+    }
+
+    /// A request that is answered soon or not at all.
+    async fn at_once(&self, request: Request<Full<Bytes>>) -> Result<hyper::Response<Incoming>, Broken> {
+        let response = timeout(CONNECT_TIMEOUT, self.client.request(request)).await;
+        response.map_err(|_| Broken::Timeout(CONNECT_TIMEOUT))?.map_err(|error| unreachable(&error))
+    }
+
+    /// Posts an answer of a client in its session.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(crate) async fn post_answer(&self, session: &Session, version: &str, body: Bytes) -> Result<(), Broken> {
+        let response = self.at_once(self.post_in(session, version, body)).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Err(Broken::SessionLost),
+            status if status.is_success() => Ok(()),
+            status => Err(Broken::Failed(status.as_u16())),
+        }
+    }
+
+    /// What a server tells a session by itself; `None` when it tells nothing.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub(crate) async fn told_in(&self, session: &Session, version: &str) -> Result<Option<Messages>, Broken> {
+        let mut request = self.post_in(session, version, Bytes::new());
+        *request.method_mut() = Method::GET;
+        request.headers_mut().remove(CONTENT_TYPE);
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("text/event-stream"));
+        let response = self.at_once(request).await?;
+        let stream = response.status().is_success() && is_stream(response.headers());
+        Ok(stream.then(|| Messages::events(response.into_body())))
+    }
+
+    /// Ends a session.
+    pub(crate) async fn end(&self, session: &Session, version: &str) {
+        let mut request = self.post_in(session, version, Bytes::new());
+        *request.method_mut() = Method::DELETE;
+        // A server that does not end sessions lets them expire.
+        let _ = self.at_once(request).await;
     }
 
     async fn session(&self, version: &str) -> Result<Rc<Session>, Broken> {
@@ -359,6 +410,15 @@ async fn whole(mut body: Incoming) -> Result<Bytes, Broken> {
         rest.extend_from_slice(&bytes);
     }
     Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    media_type(headers) == "text/event-stream"
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

@@ -1,6 +1,7 @@
 //! One way to speak to a server, whichever way it is reached: a request goes, messages come.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::mpsc;
 
 use super::envelope::{Kind, Message};
-use super::http::HttpLink;
+use super::http::{HttpLink, Session};
 use super::sse::{Events, MESSAGE_BYTES_MAX};
 use super::stdio::StdioLink;
 
@@ -20,7 +21,7 @@ pub(crate) const MODERN: &str = "2026-07-28";
 pub(crate) const LEGACY: [&str; 3] = ["2025-11-25", "2025-06-18", "2025-03-26"];
 
 /// A request on its way to a server, in the form of the modern era.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Exchange {
     /// Its method.
     pub(crate) method: String,
@@ -30,6 +31,8 @@ pub(crate) struct Exchange {
     pub(crate) body: Bytes,
     /// Headers that mirror arguments.
     pub(crate) mirrored: Vec<(HeaderName, HeaderValue)>,
+    /// The session of the client it is from, where the server has one for it.
+    pub(crate) session: Option<Rc<Session>>,
 }
 
 /// What a server was found to speak.

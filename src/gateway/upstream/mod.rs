@@ -13,6 +13,7 @@ mod follow;
 mod http;
 mod link;
 mod search;
+mod sessions;
 mod sse;
 mod stdio;
 
@@ -27,14 +28,15 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use breaker::Breaker;
-pub(in crate::gateway) use call::{Asked, Kept, Subject, carry};
+pub(in crate::gateway) use call::{Asked, Kept, Subject, carry, event};
 pub use door::Door;
-pub(in crate::gateway) use envelope::splice;
+pub(in crate::gateway) use envelope::{Message, splice};
 pub use federation::Federation;
 pub(in crate::gateway) use federation::{Differs, Row};
 pub use follow::examine;
 pub(in crate::gateway) use link::{LEGACY, MODERN};
 pub(in crate::gateway) use search::search;
+pub(in crate::gateway) use sessions::{Held, Question};
 
 use federation::Entry;
 use link::Link;
