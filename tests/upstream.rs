@@ -493,3 +493,55 @@ fn s3_1_1_a_session_is_carried_by_its_client_and_a_server_s_question_finds_its_a
         assert!(head.starts_with(&format!("http/1.1 {status}")), "{wrong}: {head}");
     }
 }
+
+#[test]
+fn s3_2_10_news_of_a_server_s_resources_reach_who_listens_here() {
+    let server = Server::modern(|message| match message["method"].as_str().unwrap_or_default() {
+        "server/discover" => Does::Result(json!({
+            "resultType": "complete", "supportedVersions": ["2026-07-28"], "ttlMs": 0, "cacheScope": "public",
+            "capabilities": { "resources": { "subscribe": true } },
+        })),
+        "resources/list" => Does::Result(json!({
+            "resultType": "complete", "ttlMs": 0, "cacheScope": "public", "resources": [{ "uri": "x://a", "name": "a" }],
+        })),
+        "resources/templates/list" => Does::Result(json!({
+            "resultType": "complete", "ttlMs": 0, "cacheScope": "public", "resourceTemplates": [],
+        })),
+        "resources/read" => Does::Result(json!({
+            "resultType": "complete", "ttlMs": 0, "cacheScope": "public",
+            "contents": [{ "uri": "x://a", "text": "content" }],
+        })),
+        "subscriptions/listen" => {
+            let meta = json!({ "io.modelcontextprotocol/subscriptionId": "$id" });
+            let told = |method: &str, params: Value| json!({ "jsonrpc": "2.0", "method": method, "params": params });
+            Does::Events(vec![
+                told("notifications/subscriptions/acknowledged", json!({ "_meta": meta, "notifications": {} })),
+                told("notifications/resources/updated", json!({ "_meta": meta, "uri": "x://a" })),
+            ])
+        }
+        _ => Does::Close,
+    });
+    let gateway = Gateway::start(&[("r", &url(&server))]);
+    gateway.wait("r", "up");
+    let read = gateway.modern("resources/read", json!({ "uri": "x://a" }));
+    assert_eq!(read.last()["result"]["contents"][0]["text"], "content");
+    let listed = gateway.modern("resources/list", json!({}));
+    let uris: Vec<&Value> =
+        listed.last()["result"]["resources"].as_array().unwrap().iter().map(|row| &row["uri"]).collect();
+    assert_eq!(uris, ["dag://state", "x://a"]);
+    let wanted = json!({ "notifications": { "resourceSubscriptions": ["x://a", "x://unknown"] } });
+    let (headers, body) = modern("subscriptions/listen", wanted);
+    let mut listener = open(&gateway.node, &headers, &body);
+    head(&mut listener);
+    let mut event = || loop {
+        let mut line = String::new();
+        assert_ne!(listener.read_line(&mut line).unwrap(), 0);
+        if let Some(data) = line.strip_prefix("data: ") {
+            return serde_json::from_str::<Value>(data).unwrap();
+        }
+    };
+    assert_eq!(event()["params"]["notifications"], json!({ "resourceSubscriptions": ["x://a"] }));
+    let news = event();
+    assert_eq!((&news["method"], &news["params"]["uri"]), (&json!("notifications/resources/updated"), &json!("x://a")));
+    assert_eq!(news["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7);
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 /// What a server does with a request.
-pub enum Does {
+pub(crate) enum Does {
     /// Answers with a result.
     Result(Value),
     /// Answers with these messages as events; `$id` stands for the request's id.
@@ -26,16 +26,16 @@ pub enum Does {
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Its head, in lower case.
-    pub head: String,
+    pub(crate) head: String,
     /// Its body.
-    pub body: String,
+    pub(crate) body: String,
 }
 
 impl Seen {
     /// The value of a header.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 }
@@ -43,7 +43,7 @@ impl Seen {
 type Script = dyn Fn(&Value) -> Does + Send + Sync;
 
 /// A running server. It takes no more connections when it is dropped.
-pub struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     inner: Arc<Inner>,
 }
@@ -61,12 +61,12 @@ struct Inner {
 
 impl Server {
     /// A server of the modern era.
-    pub fn modern(script: impl Fn(&Value) -> Does + Send + Sync + 'static) -> Self {
+    pub(crate) fn modern(script: impl Fn(&Value) -> Does + Send + Sync + 'static) -> Self {
         Self::start(false, Box::new(script))
     }
 
     /// A server with sessions, which refuses what is in none and whatever says that it is of another era.
-    pub fn legacy(script: impl Fn(&Value) -> Does + Send + Sync + 'static) -> Self {
+    pub(crate) fn legacy(script: impl Fn(&Value) -> Does + Send + Sync + 'static) -> Self {
         Self::start(true, Box::new(script))
     }
 
@@ -98,22 +98,22 @@ impl Server {
     }
 
     /// Its MCP endpoint.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/mcp", self.address)
     }
 
     /// Sessions that it has opened.
-    pub fn sessions(&self) -> usize {
+    pub(crate) fn sessions(&self) -> usize {
         self.inner.sessions.load(Ordering::SeqCst)
     }
 
     /// Forgets every session it has.
-    pub fn forget_sessions(&self) {
+    pub(crate) fn forget_sessions(&self) {
         self.inner.forgets.store(true, Ordering::SeqCst);
     }
 
     /// Cuts every connection and takes none, or takes them again.
-    pub fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.inner.down.store(down, Ordering::SeqCst);
         if down {
             for stream in self.inner.open.lock().unwrap().drain(..) {
@@ -124,7 +124,7 @@ impl Server {
     }
 
     /// Requests of a method, in the order in which they came.
-    pub fn seen(&self, method: &str) -> Vec<Seen> {
+    pub(crate) fn seen(&self, method: &str) -> Vec<Seen> {
         let wanted = format!("\"method\":\"{method}\"");
         self.inner.seen.lock().unwrap().iter().filter(|seen| seen.body.contains(&wanted)).cloned().collect()
     }
@@ -260,7 +260,7 @@ fn next(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
 }
 
 /// What a server with one tool `echo` answers of itself; `None` for what the test answers.
-pub fn echo(message: &Value) -> Option<Does> {
+pub(crate) fn echo(message: &Value) -> Option<Does> {
     let schema = json!({ "type": "object", "properties": { "text": { "type": "string" } } });
     Some(match message["method"].as_str()? {
         "server/discover" => Does::Result(json!({
@@ -276,7 +276,7 @@ pub fn echo(message: &Value) -> Option<Does> {
 }
 
 /// The answer of `echo`.
-pub fn echoed(message: &Value) -> Does {
+pub(crate) fn echoed(message: &Value) -> Does {
     let text = &message["params"]["arguments"]["text"];
     Does::Result(json!({ "resultType": "complete", "content": [{ "type": "text", "text": text }] }))
 }

@@ -5,7 +5,7 @@
 //! Does not: tell what changed, nor remember anything for a listener who went away. The URI is read again.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::Fault;
@@ -53,8 +54,15 @@ pub(super) fn listen(context: &Context, id: &str, params: &Params<'_>) -> Result
     }
     let mut seen = HashSet::new();
     // What cannot change, or is no resource here, is left out of the acknowledgement, which is how the client learns of it.
-    let honoured = wanted.iter().map(|uri| uri.as_str()).filter(|uri| changes(uri) && seen.insert(*uri));
-    let resources: Vec<Watched> = honoured.map(|uri| Watched { uri: uri.to_owned(), seen: 0 }).collect();
+    let mut resources: Vec<Watched> = Vec::new();
+    let mut elsewhere: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for uri in wanted.iter().map(|uri| uri.as_str()).filter(|uri| seen.insert(*uri)) {
+        if changes(uri) {
+            resources.push(Watched { uri: uri.to_owned(), seen: 0 });
+        } else if let Some(teller) = context.upstreams.teller(uri) {
+            elsewhere.entry(teller).or_default().push(uri.to_owned());
+        }
+    }
     let params = params.notifications.as_ref().map(|wanted| &wanted.0);
     let wants = |of: fn(&Notifications<'_>) -> Option<bool>| params.is_some_and(|wanted| of(wanted) == Some(true));
     let lists = Differs {
@@ -64,7 +72,7 @@ pub(super) fn listen(context: &Context, id: &str, params: &Params<'_>) -> Result
     };
     let place = Place::take()?;
     let (sender, body) = Body::stream();
-    let listener = Listener { context: context.clone(), id: id.to_owned(), resources, lists, _place: place };
+    let listener = Listener { context: context.clone(), id: id.to_owned(), resources, elsewhere, lists, _place: place };
     runtime::spawn(listener.run(sender));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -122,6 +130,8 @@ struct Listener {
     /// The id of the listening request, as JSON: the subscription's id.
     id: String,
     resources: Vec<Watched>,
+    /// URIs of servers behind the gateway, by server.
+    elsewhere: BTreeMap<String, Vec<String>>,
     /// Which lists it is told about.
     lists: Differs,
     _place: Place,
@@ -135,7 +145,8 @@ impl Listener {
 
     /// `None` when the listener has gone.
     async fn serve(&mut self, sender: &mut BodySender) -> Option<()> {
-        let uris: Vec<&str> = self.resources.iter().map(|watched| watched.uri.as_str()).collect();
+        let own = self.resources.iter().map(|watched| watched.uri.as_str());
+        let uris: Vec<&str> = own.chain(self.elsewhere.values().flatten().map(String::as_str)).collect();
         let mut honoured = if uris.is_empty() { json!({}) } else { json!({ "resourceSubscriptions": uris }) };
         for (wanted, member) in [
             (self.lists.tools, "toolsListChanged"),
@@ -154,6 +165,11 @@ impl Listener {
         }
         sender.send(self.notification("notifications/subscriptions/acknowledged", acknowledged)).await.ok()?;
         let context = self.context.clone();
+        let (tell, mut changed_elsewhere) = mpsc::channel(RESOURCES_MAX);
+        for (server, uris) in &self.elsewhere {
+            context.upstreams.listen(server.clone(), uris.clone(), tell.clone());
+        }
+        drop(tell);
         let mut draining = pin!(context.drain_asked().fuse());
         loop {
             // Asked for before looking, so that what changes while we look is not missed.
@@ -170,6 +186,9 @@ impl Listener {
             };
             tokio::select! {
                 () = wait => {}
+                Some(uri) = changed_elsewhere.recv() => {
+                    sender.send(self.notification("notifications/resources/updated", json!({ "uri": uri }))).await.ok()?;
+                }
                 Ok(()) = published.changed() => {
                     let next = published.borrow_and_update().clone();
                     let differs = next.differs(&federation);

@@ -12,6 +12,7 @@ mod federation;
 mod follow;
 mod http;
 mod link;
+mod news;
 mod search;
 mod sessions;
 mod sse;
