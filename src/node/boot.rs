@@ -157,6 +157,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             feed: feed_sender.clone(),
             ref_events: ref_events.clone(),
             backend,
+            storage_cpu: resolved.storage_cpu_of_core[index],
             directory: options.data.clone(),
             log_options: log_options(&resolved),
             cache_bytes: resolved.storage.cache_bytes_per_core,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender as BlockingSender;
 use qmesh_net::io::endpoint::EndpointOptions;
 use qmesh_storage::LogOptions;
-use qmesh_storage::io::{Disk, threads::ThreadDisk, uring::UringDisk};
+use qmesh_storage::io::{Disk, glommio::GlommioDisk, threads::ThreadDisk, uring::UringDisk};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::takes_part::{ClusterParts, Part, hand_over};
@@ -71,6 +71,8 @@ pub(super) struct CoreParts {
     pub(super) feed: crate::runtime::Sender<Item>,
     pub(super) ref_events: broadcast::Sender<Arc<RefRecord>>,
     pub(super) backend: Backend,
+    /// The CPU of this core's storage thread, where the backend has one and it is bound.
+    pub(super) storage_cpu: Option<usize>,
     pub(super) directory: PathBuf,
     pub(super) log_options: LogOptions,
     pub(super) cache_bytes: u64,
@@ -150,6 +152,7 @@ async fn open(parts: &CoreParts, part: Option<&Part>) -> Result<Rc<Host>, String
     let direct = parts.log_options.direct;
     let disk: Rc<dyn Disk> = match parts.backend {
         Backend::TokioUring => Rc::new(UringDisk::start(direct).map_err(not_started)?),
+        Backend::Glommio => Rc::new(GlommioDisk::start(parts.storage_cpu).map_err(not_started)?),
         Backend::Threads => Rc::new(ThreadDisk::start(DISK_THREADS, direct).map_err(not_started)?),
     };
     let host_parts = HostParts {
