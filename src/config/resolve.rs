@@ -68,6 +68,10 @@ pub struct ResolvedStorage {
     pub cache_bytes_per_core: u64,
     /// Speed of the background scrub of one core; `None` is off.
     pub scrub_bytes_per_second: Option<u64>,
+    /// Time between two background scrubs.
+    pub scrub_interval: Duration,
+    /// Memory for vertices whose parents are not here, over all cores.
+    pub staged_bytes_max: u64,
 }
 
 /// Sockets and connections, as numbers.
@@ -126,6 +130,8 @@ pub fn resolve(profile: &Profile, host: &Host) -> Result<Resolved, Unmet> {
             backlog_bytes_max: size(storage.backlog_mib_max * MIB),
             cache_bytes_per_core: cache_bytes(storage.cache_mib, host.memory_bytes) / cpu_of_core.len() as u64,
             scrub_bytes_per_second: (storage.scrub_mib_s != 0).then_some(storage.scrub_mib_s * MIB),
+            scrub_interval: Duration::from_secs(storage.scrub_interval_s),
+            staged_bytes_max: storage.staged_mib_max * MIB,
         },
         consensus_ms: (
             profile.consensus.heartbeat_ms,
@@ -259,6 +265,8 @@ mod tests {
         assert_eq!(resolved.storage.segment_bytes, 64 << 20);
         assert_eq!(resolved.storage.round_bytes_eager, 32 << 10);
         assert_eq!(resolved.storage.scrub_bytes_per_second, Some(32 << 20));
+        assert_eq!(resolved.storage.scrub_interval, Duration::from_secs(24 * 3600));
+        assert_eq!(resolved.storage.staged_bytes_max, 256 << 20);
         assert_eq!(resolved.net.udp_recv_buffer_bytes, 2 << 20);
         assert_eq!(resolved.net.request_timeout, Duration::from_secs(30));
         assert_eq!(resolved.memlock_bytes, 8 << 20);

@@ -252,6 +252,10 @@ sections! {
             "Memory for vertices read lately, shared evenly by the cores: a number, or a share of the memory such as \"25%\".";
         scrub_mib_s: u64 = "32", "MiB/s", (0, 10_000),
             "How fast sealed segments are read again and checked in the background, a core. 0 turns the background scrub off.";
+        scrub_interval_s: u64 = "86400", "seconds", (1, 31_536_000),
+            "Time between the end of a background scrub and the beginning of the next. Shorter: rot is found sooner, and the disk reads more.";
+        staged_mib_max: u64 = "256", "MiB", (1, 65_536),
+            "Memory for vertices whose parents are not here (put with allow_missing_parents). Each takes about 1 KiB; above it they are refused until parents come.";
     }
     /// Sockets and connections.
     net: Net {

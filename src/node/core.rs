@@ -76,7 +76,8 @@ pub(super) struct CoreParts {
     pub(super) directory: PathBuf,
     pub(super) log_options: LogOptions,
     pub(super) cache_bytes: u64,
-    pub(super) scrub_bytes_per_second: Option<u64>,
+    /// Bytes a second of the background scrub, and the time between two; `None`: there is none.
+    pub(super) scrub: Option<(u64, Duration)>,
     pub(super) busy_poll: Duration,
     pub(super) boot: BlockingSender<Boot>,
     pub(super) start: oneshot::Receiver<Start>,
@@ -136,7 +137,7 @@ pub(super) async fn run(mut parts: CoreParts) {
     match gateway::open(doors, context) {
         Ok(doors) => {
             drop(parts.life.try_send(Life::Serving(Ok(()))));
-            scrub_in_background(&host, parts.scrub_bytes_per_second);
+            scrub_in_background(&host, parts.scrub);
             doors.await;
             hand_over(&host).await;
             drop(parts.life.try_send(Life::Drained));
@@ -223,15 +224,12 @@ fn serve_inbox(host: Rc<Host>, mut inbox: Receiver<Message>, busy_poll: Duration
     });
 }
 
-/// Time between two scrubs of all sealed segments.
-const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-
-fn scrub_in_background(host: &Rc<Host>, bytes_per_second: Option<u64>) {
-    let Some(bytes_per_second) = bytes_per_second else { return };
+fn scrub_in_background(host: &Rc<Host>, scrub: Option<(u64, Duration)>) {
+    let Some((bytes_per_second, interval)) = scrub else { return };
     for (number, log) in host.logs() {
         crate::runtime::spawn(async move {
             loop {
-                tokio::time::sleep(SCRUB_INTERVAL).await;
+                tokio::time::sleep(interval).await;
                 let report = log.scrub(bytes_per_second, &mut |_, _| {}).await;
                 if report.damages.is_empty() {
                     tracing::info!(log = number, ?report, "scrub found nothing");

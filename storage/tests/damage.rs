@@ -305,6 +305,9 @@ fn s1_1_9_a_scrub_finds_what_was_damaged() {
             [(2, 2 * BLOCK as u64)]
         );
         assert_eq!((found.frames, told), (clean.frames - 1, 100));
+        let stats = log.stats();
+        assert_eq!((stats.scrubs, stats.scrub_bytes), (2, clean.bytes + found.bytes));
+        assert_eq!(stats.scrub_damages, 1);
     });
 }
 
