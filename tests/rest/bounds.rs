@@ -1,5 +1,7 @@
 //! Bounds of a node that its tuning profile sets, each set low and met.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use qmesh::ids::VertexId;
 use serde_json::json;
 
 use crate::house::Node;
-use crate::http::{Answer, DAG, PATIENCE, call, get, put};
+use crate::http::{Answer, DAG, PATIENCE, call, connect, get, put, read_answer};
 
 /// A node of one core with this profile.
 fn tuned(folder: &Path, profile: &str) -> Node {
@@ -134,6 +136,39 @@ fn s2_2_7_in_one_request_nobody_is_stored_behind_a_refused_one() {
         get(&node, &format!("{DAG}/vertices/{}", vertex.id())).is_problem(404, "not_found");
     }
     assert_eq!(figure(&node, "qmesh_dag_staged_vertices"), 0.0);
+}
+
+#[test]
+fn s5_1_5_a_connection_beyond_the_bound_is_told_so_and_room_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = tuned(folder.path(), "[net]\nhttp_connections_per_core = 2\n");
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", node.http());
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(request.as_bytes()).unwrap();
+        read_answer(stream, false)
+    };
+    let (mut first, mut second) = (connect(&node), connect(&node));
+    assert_eq!((ask(&mut first).status, ask(&mut second).status), (200, 200));
+    // One that speaks first and one that waits to be spoken to.
+    for speaks in [true, false].into_iter().cycle().take(20) {
+        let mut third = connect(&node);
+        if speaks {
+            third.write_all(request.as_bytes()).unwrap();
+        }
+        let refused = read_answer(&mut third, false);
+        let problem = refused.is_problem(503, "overloaded");
+        assert!(problem["detail"].as_str().unwrap().contains("HTTP connections"), "{problem}");
+        assert_eq!((refused.header("retry-after"), refused.header("connection")), (Some("1"), Some("close")));
+    }
+    let scrape = ask(&mut first);
+    assert_eq!(sum(&scrape, "http_server_connections_refused_total"), 20.0);
+    assert_eq!(sum(&scrape, "http_server_open_connections"), 2.0);
+    drop(second);
+    until("room for another", || {
+        let mut third = connect(&node);
+        ask(&mut third).status == 200
+    });
+    assert_eq!(ask(&mut first).status, 200, "whoever was here is not disturbed");
 }
 
 #[test]
