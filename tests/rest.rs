@@ -11,6 +11,8 @@ mod clients;
 mod house;
 #[path = "rest/http.rs"]
 mod http;
+#[path = "rest/tls.rs"]
+mod tls;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
