@@ -92,3 +92,38 @@ impl<T> Arrivals<T> {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed set-up should end the test")]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn s1_1_9_the_bell_rings_once_until_it_is_heard_and_tells_the_end() {
+        let (way, arrivals, mut ear) = way(2).unwrap();
+        let mut rings = [0; 8];
+        let next = |expected| match (arrivals.next(), expected) {
+            (Arrival::Item(item), Some(expected)) => assert_eq!(item, expected),
+            (Arrival::Nothing, None) => {}
+            (Arrival::Item(_) | Arrival::Nothing | Arrival::End, expected) => panic!("not {expected:?}"),
+        };
+        way.try_push(1).unwrap();
+        way.try_push(2).unwrap();
+        assert!(matches!(way.try_push(3), Err(TrySendError::Full(3))), "full gives the item back");
+        assert_eq!(ear.read(&mut rings).unwrap(), 1);
+        assert_eq!(ear.read(&mut rings).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        arrivals.heard();
+        next(Some(1));
+        // Heard and not yet looked through: it rings for what comes now.
+        way.try_push(3).unwrap();
+        assert_eq!(ear.read(&mut rings).unwrap(), 1);
+        arrivals.heard();
+        [Some(2), Some(3), None].into_iter().for_each(next);
+        way.try_push(4).unwrap();
+        drop(way);
+        assert_eq!((ear.read(&mut rings).unwrap(), ear.read(&mut rings).unwrap()), (1, 0));
+        next(Some(4));
+        assert!(matches!(arrivals.next(), Arrival::End));
+    }
+}
