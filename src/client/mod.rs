@@ -415,7 +415,7 @@ impl Node {
                 }
                 Err(ClientError::Refused(refusal))
             }
-            CallError::Full { .. } if Instant::now() < deadline => {
+            CallError::Full { .. } | CallError::AnswersOpen { .. } if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(LANE_FULL_WAIT_MS)).await;
                 Ok(())
             }
@@ -455,6 +455,7 @@ impl Node {
                 ClientError::Refused(Refusal::limit("request", bytes, FRAME_BYTES_MAX, "bytes"))
             }
             CallError::Full { .. } => ClientError::Refused(Refusal::overloaded("this client's lane")),
+            CallError::AnswersOpen { .. } => ClientError::Refused(Refusal::new(Reason::Overloaded, error.to_string())),
             CallError::AnswerTooLarge { .. } => ClientError::AnswerTooLarge,
             CallError::Protocol { .. } => ClientError::Broken(error.to_string()),
         }
@@ -541,6 +542,7 @@ fn streamed(error: CallError) -> ClientError {
     match error {
         CallError::Refused { status, body } => ClientError::Refused(refusal_of(status, &body)),
         CallError::Timeout { limit } => ClientError::Timeout { limit },
+        CallError::AnswersOpen { .. } => ClientError::Refused(Refusal::new(Reason::Overloaded, error.to_string())),
         other => ClientError::Broken(format!("the answer broke off: {other}")),
     }
 }

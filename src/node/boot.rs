@@ -76,6 +76,8 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         ref_events: ref_events.clone(),
         boot: u64::from_le_bytes(random()),
         questions: Questions::default(),
+        staged_bytes_max: resolved.storage.staged_bytes_max,
+        staging_bytes: std::sync::atomic::AtomicU64::new(0),
     });
 
     let mut listeners = Vec::with_capacity(core_count);
@@ -161,10 +163,11 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             feed: feed_sender.clone(),
             ref_events: ref_events.clone(),
             backend,
+            storage_cpu: resolved.storage_cpu_of_core[index],
             directory: options.data.clone(),
             log_options: log_options(&resolved),
             cache_bytes: resolved.storage.cache_bytes_per_core,
-            scrub_bytes_per_second: resolved.storage.scrub_bytes_per_second,
+            scrub: resolved.storage.scrub_bytes_per_second.map(|pace| (pace, resolved.storage.scrub_interval)),
             busy_poll: resolved.busy_poll,
             boot: boot_sender.clone(),
             start,
