@@ -33,6 +33,9 @@ pub struct UpArguments {
     /// Serve HTTPS, with a certificate of the node's own authority (tls/ca.pem in the data directory).
     #[arg(long)]
     tls: bool,
+    /// Whose tokens the HTTP door takes, how often one caller may ask, under which names: see `qmesh gateway check`.
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
 }
 
 /// Runs a node until it is told to end.
@@ -50,6 +53,7 @@ pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
         quic: arguments.quic,
         tuning: arguments.tuning,
         https: arguments.tls,
+        gateway: arguments.gateway,
         json: output != Output::Table,
     };
     match up(&options) {
@@ -60,8 +64,8 @@ pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
 
 fn reason(error: &UpError) -> Reason {
     match error {
-        UpError::Tuning(_) => Reason::BadRequest,
-        UpError::NotLoopback(_) => Reason::Denied,
+        UpError::Tuning(_) | UpError::Gateway(_) => Reason::BadRequest,
+        UpError::NotLoopback { .. } | UpError::QuicNotLoopback(_) => Reason::Denied,
         UpError::Bind { .. } => Reason::Conflict,
         _ => Reason::Internal,
     }

@@ -3,10 +3,12 @@
 //! Promises: parsed once, into types; an unknown key is refused with the nearest known one, a value of the wrong form with what
 //! would be accepted, and two values that cannot both hold by both names. Does not: reach an issuer, or say what the cluster is.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::http::uri::Authority;
 
 use super::nearest::nearest;
 use crate::limits::{RATE_BURST_DEFAULT, RATE_PER_SECOND_DEFAULT};
@@ -49,6 +51,22 @@ pub struct Ingress {
     pub origins: Vec<String>,
 }
 
+impl Ingress {
+    /// The hosts without their ports, as a certificate has them: names, and addresses.
+    pub fn subjects(&self) -> (Vec<String>, Vec<IpAddr>) {
+        let hosts = self.hosts.iter().filter_map(|host| host.parse::<Authority>().ok());
+        let (mut names, mut addresses) = (Vec::new(), Vec::new());
+        for authority in hosts {
+            let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+            match host.parse() {
+                Ok(address) => addresses.push(address),
+                Err(_) => names.push(host.to_owned()),
+            }
+        }
+        (names, addresses)
+    }
+}
+
 /// The node as an OAuth 2.1 resource server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
@@ -60,7 +78,7 @@ pub struct Auth {
     pub required: bool,
     /// How far clocks may differ.
     pub clock_skew: Duration,
-    /// How long keys are still believed after an issuer was last heard.
+    /// How long keys are still believed when the issuer does not answer their refresh.
     pub jwks_stale: Duration,
     /// The shortest time between two fetches that an unknown key asks for.
     pub jwks_refetch: Duration,
@@ -285,7 +303,7 @@ pub fn is_loopback_host(host: &str) -> bool {
     let name = host.trim_end_matches('.');
     let address = name.trim_start_matches('[').trim_end_matches(']');
     let named = name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
-    named || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    named || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn is_resource(text: &str) -> bool {
@@ -298,7 +316,7 @@ fn is_issuer(text: &str) -> bool {
 
 fn is_host(text: &str) -> bool {
     let plain = !text.contains('@') && text.to_ascii_lowercase() == text;
-    plain && text.parse::<hyper::http::uri::Authority>().is_ok()
+    plain && text.parse::<Authority>().is_ok()
 }
 
 fn is_origin(text: &str) -> bool {

@@ -1,3 +1,5 @@
+//! The gateway's file: what it means, and what is refused.
+
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use super::*;

@@ -20,6 +20,7 @@ use crate::config::Backend;
 use crate::dag::ref_record::RefRecord;
 use crate::dag::skeleton::Writer;
 use crate::feed::{self, Item, Publisher};
+use crate::gateway::gate::{Blueprint, Drivers, Gate};
 use crate::gateway::{self, Context, NodeFacts};
 use crate::ids::{Token, VertexId};
 use crate::limits::INBOX_MESSAGES_PER_TURN;
@@ -86,6 +87,10 @@ pub(super) struct CoreParts {
     pub(super) https: Option<Arc<rustls::ServerConfig>>,
     pub(super) quic_server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(super) endpoint_options: EndpointOptions,
+    /// With a gateway's file: what this core makes its gate of.
+    pub(super) gate: Option<Blueprint>,
+    /// What one core does for the gates of all.
+    pub(super) gate_drivers: Option<Drivers>,
     /// With other nodes: what this core is told of them.
     pub(super) cluster: Option<ClusterParts>,
 }
@@ -123,7 +128,11 @@ pub(super) async fn run(mut parts: CoreParts) {
     }
     let local = host.clone();
     let router = Router::new(parts.index, parts.shared.clone(), Box::new(move |message| local.accept(message)));
-    let context = Context { router, facts: parts.facts.clone(), draining: parts.draining.clone() };
+    if let Some(drivers) = parts.gate_drivers {
+        crate::runtime::spawn(drivers.run());
+    }
+    let gate = parts.gate.map(|blueprint| Rc::new(Gate::new(blueprint)));
+    let context = Context { router, facts: parts.facts.clone(), draining: parts.draining.clone(), gate };
     let doors = gateway::Doors {
         http: parts.http,
         https: parts.https,

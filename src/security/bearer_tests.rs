@@ -1,3 +1,5 @@
+//! Tokens, good and bad, at the moments at which they turn.
+
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use aws_lc_rs::rand::SystemRandom;

@@ -1,3 +1,5 @@
+//! Keys of issuers: which are used for what, and which are left out.
+
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};

@@ -5,6 +5,7 @@
 //! body are compared with it before anything is done; lists are made when the process starts. Does not: speak the revisions that
 //! begin with `initialize` (they are told which revision to speak), run tasks, log to clients, or ask clients anything.
 
+mod admission;
 mod catalogue;
 mod completion;
 mod fault;
@@ -25,6 +26,7 @@ use hyper::{Method, StatusCode};
 
 use super::Context;
 use super::http::Response;
+pub(in crate::gateway) use admission::{by_headers, class};
 use fault::{Fault, Refused};
 use message::{Incoming, Request};
 use reply::Fields;
@@ -43,6 +45,9 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         Ok(Incoming::Notification) => return reply::empty(StatusCode::ACCEPTED, None),
         Err(refused) => return reply::refused(&refused),
     };
+    if let Err(refused) = admission::admit(context, parts, &request).await {
+        return refused;
+    }
     match answer(context, &parts.headers, &request).await {
         Ok(response) => response,
         Err(fault) => reply::refused(&Refused { id: Some(request.id.to_owned()), fault }),
