@@ -318,6 +318,33 @@ fn s6_1_9_where_tokens_are_not_required_they_still_count() {
 }
 
 #[test]
+fn s3_2_8_commands_check_the_file_and_explain_a_request() {
+    let issuer = Issuer::start();
+    let (node, folder) = guarded(&issuer);
+    let file = folder.path().join("gateway.toml");
+    let checked = node.ok(&["gateway", "check", file.to_str().unwrap(), "-o", "json"]);
+    let rows: Value = serde_json::from_str(&checked).unwrap();
+    assert_eq!(rows[0]["means"], format!("of {}; every request needs one", issuer.name()));
+    std::fs::write(&file, auth(&issuer) + "ca = \"/nowhere.pem\"\n").unwrap();
+    let refused = node.run(&["gateway", "check", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+    let token = folder.path().join("token");
+    std::fs::write(&token, issuer.token("dag:read") + "\n").unwrap();
+    let http = format!("http://{}", node.http());
+    let explain = |arguments: &[&str]| {
+        let all = [&["route", "explain", "--node", &http, "--access-token-file", token.to_str().unwrap()], arguments];
+        node.run(&all.concat())
+    };
+    let passes = explain(&["--path", "/api/v1/dag/tips"]);
+    assert_eq!(passes.status.code(), Some(0), "{}", String::from_utf8_lossy(&passes.stderr));
+    assert!(String::from_utf8_lossy(&passes.stdout).contains("the scope dag:read is held"));
+    let refused = explain(&["--tool", "dag_put", "-o", "json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let explained: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!(explained["passes"], false);
+}
+
+#[test]
 fn s3_2_8_the_pipeline_is_explained_stage_by_stage() {
     let issuer = Issuer::start();
     let (node, _folder) = guarded(&issuer);
