@@ -244,8 +244,11 @@ pub enum CallRefused {
 /// # Errors
 /// [`CallRefused`].
 pub async fn admit_call(context: &Context, head: &Parts, class: Class, tool: Option<&str>) -> Result<(), CallRefused> {
-    let (Some(gate), Some(admitted)) = (context.gate.as_deref(), head.extensions.get::<Admitted>()) else {
-        return Ok(());
+    let Some(gate) = context.gate.as_deref() else { return Ok(()) };
+    let Some(admitted) = head.extensions.get::<Admitted>() else {
+        // Nobody comes here by another way; who does was asked nothing and may nothing.
+        let refusal = Refusal::new(Reason::Internal, "a call that did not come through the pipeline");
+        return Err(CallRefused::Scope(refusal.into()));
     };
     let counted = gate.limits.class_of_tool(tool);
     let mut rate = admitted.rate;
