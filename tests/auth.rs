@@ -15,6 +15,7 @@ mod names;
 #[path = "auth/rates.rs"]
 mod rates;
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use house::Node;
@@ -304,6 +305,23 @@ fn s6_1_10_a_remembered_token_ends_when_it_says() {
         passed += 1;
     }
     assert!(0 < passed);
+}
+
+#[test]
+fn s6_1_10_a_stream_ends_with_its_token() {
+    let issuer = Issuer::start();
+    let (node, _folder) = guarded(&issuer);
+    let ends = now_s() + 2;
+    let mut stream = http::connect(&node);
+    let head = format!("GET /api/v1/dag/watch HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ", node.http());
+    let request = head + &issuer.token_with("exp", json!(ends)) + "\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    // It breaks off: a stream that ended well would look complete.
+    let _ = stream.read_to_end(&mut answer);
+    assert_eq!(house::parse_http(&answer).0, 200, "{}", String::from_utf8_lossy(&answer));
+    assert!(!answer.ends_with(b"0\r\n\r\n"));
+    assert!((ends..ends + 5).contains(&now_s()), "ended at {}, the token at {ends}", now_s());
 }
 
 #[test]

@@ -10,11 +10,12 @@
 //!
 //! An MCP request says in its headers what its body says; it is authorised by them before its body is read, and by
 //! the body ([`admit_call`]) before anything is done, so a header that lies opens nothing.
-//! Promises: what is refused is refused before its body is read. Does not: apply to probes and to the metadata that tells strangers
-//! where tokens come from; cut a stream that began when its token ends; or guard the QUIC door, which is on loopback.
+//! Promises: what is refused is refused before its body is read; a stream is cut when its token ends. Does not: apply to probes and to the metadata that tells strangers
+//! where tokens come from; or guard the QUIC door, which is on loopback.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
@@ -29,6 +30,9 @@ use super::rate::{Decision, Key, VERIFICATION};
 use crate::config::gateway::ScopeNames;
 use crate::error::{Reason, Refusal};
 use crate::security::bearer::{BearerError, Principal};
+
+/// A time beyond that of any token, in seconds since 1970.
+const FAR_S: u64 = 1 << 40;
 
 /// What a request wants, as far as permission goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,13 @@ pub enum Caller {
 }
 
 impl Caller {
+    /// How long its token still lasts.
+    fn remaining(&self) -> Option<Duration> {
+        let Self::Principal(principal) = self else { return None };
+        let ends = UNIX_EPOCH + Duration::from_secs(principal.expires_s.min(FAR_S));
+        Some(ends.duration_since(SystemTime::now()).unwrap_or_default())
+    }
+
     /// Whose rate it counts for.
     pub fn key(&self, peer: IpAddr) -> Key {
         match self {
@@ -112,11 +123,12 @@ pub async fn run<V>(
     validate: impl FnOnce(&Parts) -> Result<V, Problem>,
     route: impl AsyncFnOnce(Parts, V) -> Result<Response, Problem>,
 ) -> Response {
-    let mut told = None;
+    let (mut told, mut ends) = (None, None);
     let outcome = async {
         if let Some(gate) = context.gate.as_deref().filter(|_| ask.class != Class::Free) {
             let (caller, doubt) = authenticate(gate, &head, &ask).await?;
             let admitted = limit(gate, &ask, caller, doubt).await;
+            ends = admitted.caller.remaining();
             told = Some(admitted.rate).filter(|_| !ask.mcp);
             if !admitted.rate.passes() && !ask.mcp {
                 return Err(too_often(&admitted.rate).into());
@@ -131,7 +143,10 @@ pub async fn run<V>(
     if let Some(rate) = told {
         tell(response.headers_mut(), &rate);
     }
-    response
+    match ends {
+        Some(time) => response.map(|body| body.ending_in(time)),
+        None => response,
+    }
 }
 
 /// Who asks. A token that does not count is refused, also where none is needed: its owner means to be known.
