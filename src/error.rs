@@ -38,11 +38,15 @@ pub enum Reason {
     Internal,
     /// The shard's primary changed under a request that does not repeat safely: it may or may not have been carried out.
     OutcomeUnknown,
+    /// The node does not know who asks, and wants to.
+    Unauthenticated,
+    /// The caller asks more often than it may. Come back after `retry_after_ms`.
+    RateLimited,
 }
 
 impl Reason {
     /// Every reason, in the order of its wire number.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::BadRequest,
         Self::LimitExceeded,
         Self::NotFound,
@@ -58,6 +62,8 @@ impl Reason {
         Self::CursorExpired,
         Self::Internal,
         Self::OutcomeUnknown,
+        Self::Unauthenticated,
+        Self::RateLimited,
     ];
 
     /// The stable name: snake case, in every log line and answer.
@@ -78,6 +84,8 @@ impl Reason {
             Self::CursorExpired => "cursor_expired",
             Self::Internal => "internal",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::Unauthenticated => "unauthenticated",
+            Self::RateLimited => "rate_limited",
         }
     }
 
@@ -95,6 +103,7 @@ impl Reason {
     pub fn http_status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Unauthenticated => 401,
             Self::Denied => 403,
             Self::NotFound => 404,
             Self::Timeout => 408,
@@ -102,6 +111,7 @@ impl Reason {
             Self::CursorExpired => 410,
             Self::LimitExceeded => 413,
             Self::MissingParents | Self::Unverified => 422,
+            Self::RateLimited => 429,
             Self::Overloaded | Self::Unavailable | Self::OutcomeUnknown => 503,
             Self::DiskFull => 507,
             Self::Corrupt | Self::Internal => 500,
@@ -116,8 +126,8 @@ impl Reason {
             Self::Unavailable | Self::OutcomeUnknown => 3,
             Self::Conflict => 4,
             Self::NotFound | Self::MissingParents => 5,
-            Self::Denied => 6,
-            Self::LimitExceeded | Self::Overloaded | Self::DiskFull => 7,
+            Self::Denied | Self::Unauthenticated => 6,
+            Self::LimitExceeded | Self::Overloaded | Self::DiskFull | Self::RateLimited => 7,
             Self::Timeout => 8,
             Self::Unverified | Self::Corrupt | Self::CursorExpired | Self::Internal => 1,
         }
@@ -125,7 +135,7 @@ impl Reason {
 
     /// Whether the same request may succeed later without change.
     pub fn retryable(self) -> bool {
-        matches!(self, Self::Overloaded | Self::Unavailable | Self::Timeout | Self::DiskFull)
+        matches!(self, Self::Overloaded | Self::Unavailable | Self::Timeout | Self::DiskFull | Self::RateLimited)
     }
 }
 

@@ -84,6 +84,33 @@ pub const DRAIN_TIMEOUT_MS: u64 = 10_000;
 /// Default deadline of a request, in milliseconds (S3.2-5: 30 s).
 pub const REQUEST_TIMEOUT_MS: u64 = 30_000;
 
+/// Requests a second of one caller, unless the gateway's file says otherwise (S3.2-3).
+pub const RATE_PER_SECOND_DEFAULT: u32 = 1000;
+/// Requests of one caller at once (S3.2-4).
+pub const RATE_BURST_DEFAULT: u32 = 5000;
+/// Callers whose rate a node remembers. Those that come when as many are active share one rate.
+pub const RATE_KEYS_MAX: usize = 65_536;
+/// Callers whose rate one core has at hand; another is asked for again.
+pub const RATE_KEYS_PER_CORE_MAX: usize = 16_384;
+/// An access token, in bytes.
+pub const ACCESS_TOKEN_BYTES_MAX: usize = 16 << 10;
+/// Verified access tokens that one core remembers.
+pub const VERIFIED_TOKENS_PER_CORE_MAX: usize = 4096;
+/// A document of an issuer, in bytes.
+pub const ISSUER_DOCUMENT_BYTES_MAX: usize = 256 << 10;
+/// Keys of one issuer.
+pub const ISSUER_KEYS_MAX: usize = 64;
+/// Time for one document of an issuer, in milliseconds.
+pub const ISSUER_TIMEOUT_MS: u64 = 5_000;
+/// Time between two fetches of an issuer's keys that nobody asks for, in milliseconds.
+pub const ISSUER_REFRESH_MS: u64 = 300_000;
+/// Time before an issuer that did not answer is tried again, in milliseconds.
+pub const ISSUER_RETRY_MS: u64 = 5_000;
+/// Time that a request waits for an issuer's keys, in milliseconds.
+pub const ISSUER_WAIT_MS: u64 = 3_000;
+
+const _: () = assert!(ACCESS_TOKEN_BYTES_MAX < HTTP_HEAD_BYTES_MAX);
+const _: () = assert!(RATE_KEYS_PER_CORE_MAX <= RATE_KEYS_MAX);
 const _: () = assert!(
     PAYLOAD_BYTES_MAX
         + PARENTS_MAX * 32

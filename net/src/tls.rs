@@ -33,6 +33,8 @@ const HTTPS_ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub enum Trust {
     /// Certificates signed by the authority in this PEM file.
     Authority(PathBuf),
+    /// Certificates signed by an authority that this host trusts, or by the one in this PEM file.
+    Host(Option<PathBuf>),
     /// Anyone, but only on the same machine: who can answer on a loopback port already runs here.
     LoopbackOnly,
 }
@@ -41,7 +43,7 @@ impl Trust {
     /// Whether a client with this trust may speak to `address`.
     pub fn permits(&self, address: IpAddr) -> bool {
         match self {
-            Self::Authority(_) => true,
+            Self::Authority(_) | Self::Host(_) => true,
             Self::LoopbackOnly => address.to_canonical().is_loopback(),
         }
     }
@@ -89,6 +91,9 @@ pub enum TlsError {
     /// The authority cannot vouch for clients.
     #[error("client authority refused: {0}")]
     ClientAuthority(#[from] rustls::server::VerifierBuilderError),
+    /// Nobody could be believed.
+    #[error("this host has no trusted authorities (ca-certificates), and none was named")]
+    NoAuthorities,
     /// The provider lacks the cipher that QUIC's first packets use.
     #[error("the cryptographic provider lacks AES-128-GCM, which QUIC's first packets need")]
     NoInitialCipher,
@@ -126,6 +131,7 @@ fn client(trust: &Trust, identity: Option<&Leaf>) -> Result<ClientConfig, TlsErr
     let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder = match trust {
         Trust::Authority(path) => builder.with_root_certificates(roots(path)?),
+        Trust::Host(also) => builder.with_root_certificates(host_roots(also.as_deref())?),
         Trust::LoopbackOnly => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate { algorithms }))
         }
@@ -141,6 +147,13 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add(parse_certificate(path, &pem)?)?;
     Ok(roots)
+}
+
+/// The host's own authorities, and one more. Some hosts have certificates that no library reads; those are left out.
+fn host_roots(also: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = also.map_or_else(|| Ok(RootCertStore::empty()), self::roots)?;
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() { Err(TlsError::NoAuthorities) } else { Ok(roots) }
 }
 
 /// Accepts any certificate, but checks that the server holds its key.

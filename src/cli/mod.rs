@@ -8,6 +8,7 @@ mod cluster;
 pub mod dag;
 pub mod doctor;
 pub mod failure;
+pub mod gateway;
 pub mod generate;
 pub mod import_git;
 pub mod inspect;
@@ -96,6 +97,10 @@ enum Command {
     /// A real cluster of several processes on this machine, to try and to break.
     #[command(after_help = "Example: qmesh demo --nodes 3")]
     Demo(cluster::demo::DemoArguments),
+    /// The gateway's file: whose tokens count, how often a caller may ask, under which names.
+    Gateway(gateway::GatewayArguments),
+    /// How requests are led.
+    Route(gateway::RouteArguments),
     /// Completions and man pages.
     Gen(generate::GenerateArguments),
 }
@@ -121,6 +126,8 @@ pub fn main() -> ExitCode {
         Command::Upstream(arguments) => upstream::run(arguments, global),
         Command::Mcp(arguments) => mcp::run(arguments, global),
         Command::Demo(arguments) => ended(cluster::demo::run(&arguments, output), output),
+        Command::Gateway(arguments) => ended(gateway::run(&arguments, output), output),
+        Command::Route(arguments) => gateway::run_route(arguments, global),
         Command::Gen(arguments) => ended(generate::run(arguments, Arguments::command()), output),
     }
 }

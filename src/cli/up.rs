@@ -36,6 +36,9 @@ pub struct UpArguments {
     /// Serve HTTPS, with a certificate of the node's own authority (tls/ca.pem in the data directory).
     #[arg(long)]
     tls: bool,
+    /// Whose tokens the HTTP door takes, how often one caller may ask, under which names: see `qmesh gateway check`.
+    #[arg(long, value_name = "FILE")]
+    gateway: Option<PathBuf>,
 }
 
 /// Runs a node until it is told to end.
@@ -54,6 +57,7 @@ pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
         tuning: arguments.tuning,
         upstreams: arguments.upstreams,
         https: arguments.tls,
+        gateway: arguments.gateway,
         json: output != Output::Table,
     };
     match up(&options) {
@@ -64,8 +68,8 @@ pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
 
 fn reason(error: &UpError) -> Reason {
     match error {
-        UpError::Tuning(_) => Reason::BadRequest,
-        UpError::NotLoopback(_) => Reason::Denied,
+        UpError::Tuning(_) | UpError::Gateway(_) => Reason::BadRequest,
+        UpError::NotLoopback { .. } | UpError::QuicNotLoopback(_) => Reason::Denied,
         UpError::Bind { .. } => Reason::Conflict,
         _ => Reason::Internal,
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use qmesh_net::io::endpoint::ConnectError;
 use qmesh_net::rpc::client::{Client, ClientOptions};
@@ -23,8 +23,8 @@ use tokio::net::TcpStream;
 use super::address::{Address, Door};
 use super::{ClientError, ConnectOptions};
 
-/// The answer to `GET /version`, in bytes.
-const VERSION_BYTES_MAX: usize = 64 << 10;
+/// An answer of the HTTP door, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// Time for a handshake on this machine before it is looked whether anybody listens, in milliseconds.
 const LOOPBACK_PATIENCE_MS: u64 = 100;
 /// Time for TCP, TLS and `GET /version`, in milliseconds, unless the caller's own is shorter.
@@ -148,49 +148,83 @@ async fn discover(
     trust: &Trust,
     options: &ConnectOptions,
 ) -> Result<SocketAddr, ClientError> {
-    let unreachable = |detail: String| ClientError::Unreachable { address: address.to_string(), detail };
+    #[derive(serde::Deserialize)]
+    struct Version {
+        quic: SocketAddr,
+    }
     let limit = options.timeout.min(Duration::from_millis(DISCOVERY_TIMEOUT_MS));
+    let unreachable = |detail: String| ClientError::Unreachable { address: address.to_string(), detail };
+    let question = Question { path: "/version", access_token: None };
+    let (status, body) = ask(address, here, trust, limit, &question).await?;
+    if !status.is_success() {
+        return Err(unreachable(format!("GET /version answered {status}")));
+    }
+    let told: Version =
+        serde_json::from_slice(&body).map_err(|_| unreachable("what answers there is not a qmesh node".to_owned()))?;
+    // A node that listens on every address is where its HTTP door was found.
+    let told = told.quic;
+    Ok(if told.ip().is_unspecified() { SocketAddr::new(here.ip(), told.port()) } else { told })
+}
+
+/// What is asked of an HTTP door.
+pub(super) struct Question<'a> {
+    /// The path with its query.
+    pub(super) path: &'a str,
+    /// Shown to the node.
+    pub(super) access_token: Option<&'a str>,
+}
+
+/// Asks the HTTP door at `address` one question.
+pub(super) async fn get(
+    address: &Address,
+    options: &ConnectOptions,
+    question: &Question<'_>,
+) -> Result<(StatusCode, Bytes), ClientError> {
+    let here = SocketAddr::new(resolve(address).await?, address.port);
+    ask(address, here, &trust(here, options)?, options.timeout, question).await
+}
+
+async fn ask(
+    address: &Address,
+    here: SocketAddr,
+    trust: &Trust,
+    limit: Duration,
+    question: &Question<'_>,
+) -> Result<(StatusCode, Bytes), ClientError> {
+    let unreachable = |detail: String| ClientError::Unreachable { address: address.to_string(), detail };
     let told = async {
         let stream = TcpStream::connect(here).await.map_err(|error| unreachable(error.to_string()))?;
         drop(stream.set_nodelay(true));
         if address.door != Door::Https {
-            return version(stream, address).await.map_err(unreachable);
+            return exchange(stream, address, question).await.map_err(unreachable);
         }
         let config = https_client(trust).map_err(|error| unreachable(error.to_string()))?;
         let name =
             address.host.clone().try_into().map_err(|_| unreachable("the name fits no certificate".to_owned()))?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
-        version(stream.map_err(|error| unreachable(error.to_string()))?, address).await.map_err(unreachable)
+        let stream = stream.map_err(|error| unreachable(error.to_string()))?;
+        exchange(stream, address, question).await.map_err(unreachable)
     };
-    let told = tokio::time::timeout(limit, told).await.map_err(|_| ClientError::Timeout { limit })??;
-    // A node that listens on every address is where its HTTP door was found.
-    Ok(if told.ip().is_unspecified() { SocketAddr::new(here.ip(), told.port()) } else { told })
+    tokio::time::timeout(limit, told).await.map_err(|_| ClientError::Timeout { limit })?
 }
 
-async fn version<S>(stream: S, address: &Address) -> Result<SocketAddr, String>
+async fn exchange<S>(stream: S, address: &Address, question: &Question<'_>) -> Result<(StatusCode, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    #[derive(serde::Deserialize)]
-    struct Version {
-        quic: SocketAddr,
-    }
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let host = format!("{}:{}", address.host, address.port);
-    let request =
-        Request::get("/version").header("host", host).header("connection", "close").body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| error.to_string())?;
+    let mut request = Request::get(question.path).header("host", host).header("connection", "close");
+    if let Some(token) = question.access_token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
     let asking = async {
         let response: Response<Incoming> = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        if !response.status().is_success() {
-            return Err(format!("GET /version answered {}", response.status()));
-        }
-        let body = Limited::new(response.into_body(), VERSION_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        let version: Version =
-            serde_json::from_slice(&body).map_err(|_| "what answers there is not a qmesh node".to_owned())?;
-        Ok(version.quic)
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
     };
     let (asking, connection) = (pin!(asking), pin!(connection));
     match select(asking, connection).await {

@@ -6,6 +6,7 @@
 
 pub mod address;
 mod connect;
+mod explain;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,6 +33,7 @@ use crate::router::PutOptions;
 use crate::router::message::PutReceipt;
 
 pub use address::{ADDRESS_DEFAULT, Address, AddressError};
+pub use explain::explain_route;
 
 /// Records of one put call, in bytes: large enough that a call's own cost vanishes, small enough that several are in flight.
 pub const PUT_BYTES_PER_CALL: usize = 512 << 10;

@@ -1,17 +1,23 @@
 //! The doors: HTTP (REST and MCP) and QUIC.
 //!
 //! Promises: bytes become types once, here, with limits; a refusal carries the same reason at every door; a door that drains
-//! finishes what it took. Does not: know shards or logs. It asks the router.
+//! finishes what it took; every HTTP request but a probe goes through one pipeline. Does not: know shards or logs. It asks the router.
 
+pub mod auth;
+pub mod decisions;
+pub mod gate;
 pub mod http;
 pub mod json;
 pub mod mcp;
+pub mod pipeline;
 pub mod query;
 pub mod quic;
+pub mod rate;
 pub mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -65,6 +71,8 @@ pub struct Context {
     pub seal: std::rc::Rc<mcp::Seal>,
     /// Turns true when the doors are to drain.
     pub draining: watch::Receiver<bool>,
+    /// Who may ask, and how often; `None` is everyone, as often as they like.
+    pub gate: Option<Rc<gate::Gate>>,
 }
 
 impl Context {

@@ -19,11 +19,11 @@ use super::superblock::Superblock;
 use super::takes_part::ClusterParts;
 use super::{UpError, UpOptions};
 use crate::config::probe::raise_soft_limits;
-use crate::config::{Backend, Host as HostFacts, Logs, Profile, Resolved, resolve};
+use crate::config::{Backend, Gateway, Host as HostFacts, Logs, Profile, Resolved, resolve};
 use crate::dag::shape::Shape;
 use crate::dag::skeleton::{self, Writer};
 use crate::feed::{self, FEED_ITEMS_MAX, Progress, REF_EVENTS_MAX};
-use crate::gateway::{DRAIN_TIMEOUT, NodeFacts};
+use crate::gateway::{self, DRAIN_TIMEOUT, NodeFacts};
 use crate::limits::INBOX_MESSAGES_MAX;
 use crate::router::message::Message;
 use crate::router::slots::SlotTable;
@@ -44,11 +44,9 @@ const LISTEN_BACKLOG: i32 = 1024;
 pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let started = Instant::now();
     let profile = Profile::named_or_file(&options.tuning)?;
-    for address in [options.http, options.quic] {
-        if !address.ip().is_loopback() {
-            return Err(UpError::NotLoopback(address));
-        }
-    }
+    let gateway = options.gateway.as_deref().map(Gateway::load).transpose()?;
+    refuse_strangers(options, gateway.as_ref())?;
+    let (host_names, host_addresses) = gateway.as_ref().map(|gateway| gateway.ingress.subjects()).unwrap_or_default();
     let resolved = resolve(&profile, &HostFacts::read(Some(&options.data)))?;
     for remark in &resolved.remarks {
         eprintln!("qmesh: {remark}");
@@ -102,8 +100,12 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         Authority::open_or_create(&options.data.join("tls"), SystemTime::now()).map_err(|e| identity(&e))?;
     // A node that is alone is the first of its cluster and holds every role.
     let names = Names {
-        dns: vec!["localhost".to_owned()],
-        addresses: vec![http.ip(), quic.ip()],
+        dns: std::iter::once("localhost".to_owned()).chain(host_names).collect(),
+        addresses: [http.ip(), quic.ip()]
+            .into_iter()
+            .filter(|address| !address.is_unspecified())
+            .chain(host_addresses)
+            .collect(),
         identity: NodeIdentity::new("qmesh.local", "local", &superblock.node, 1, Roles::ALL)
             .map_err(|e| identity(&e))?,
     };
@@ -141,6 +143,10 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
                 quic,
             })
         }
+    };
+    let (gate, mut gate_drivers) = match gateway.map(gateway::gate::prepare).transpose().map_err(|e| identity(&e))? {
+        Some((blueprint, drivers)) => (Some(blueprint), Some(drivers)),
+        None => (None, None),
     };
     let (boot_sender, boot) = crossbeam_channel::bounded(RECOVERED_CHUNKS_MAX);
     let (life_sender, life) = mpsc::channel(core_count * LIFE_MESSAGES_PER_CORE);
@@ -182,6 +188,8 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             gateway_secret: gateway_secret.clone(),
             upstreams: upstreams.clone(),
             follow_upstreams: follow_upstreams.take(),
+            gate: gate.clone(),
+            gate_drivers: gate_drivers.take(),
             cluster: cluster.clone(),
         };
         let plan = CorePlan {
@@ -205,6 +213,27 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     end.send_replace(true);
     lived.map_err(|error| UpError::Io { what: "the event loop of the main thread", error })??;
     join(threads)
+}
+
+/// A door that others than this machine's users can reach wants everyone to be known.
+fn refuse_strangers(options: &UpOptions, gateway: Option<&Gateway>) -> Result<(), UpError> {
+    if !options.quic.ip().is_loopback() {
+        return Err(UpError::QuicNotLoopback(options.quic));
+    }
+    if options.http.ip().is_loopback() {
+        return Ok(());
+    }
+    let required = gateway.and_then(|gateway| gateway.auth.as_ref()).is_some_and(|auth| auth.required);
+    let named = gateway.is_some_and(|gateway| !gateway.ingress.hosts.is_empty());
+    let lacks: Vec<&str> = [
+        (options.https, "--tls"),
+        (required, "[auth] with resource, issuers and required = true in the file of --gateway"),
+        (named, "[ingress] hosts in the file of --gateway, the names under which it is reached"),
+    ]
+    .into_iter()
+    .filter_map(|(there, what)| (!there).then_some(what))
+    .collect();
+    if lacks.is_empty() { Ok(()) } else { Err(UpError::NotLoopback { address: options.http, lacks: lacks.join("; ") }) }
 }
 
 /// Builds the skeleton from what the cores recover.

@@ -20,6 +20,7 @@ use crate::config::Backend;
 use crate::dag::ref_record::RefRecord;
 use crate::dag::skeleton::Writer;
 use crate::feed::{self, Item, Publisher};
+use crate::gateway::gate::{Blueprint, Drivers, Gate};
 use crate::gateway::{self, Context, NodeFacts};
 use crate::ids::{Token, VertexId};
 use crate::limits::INBOX_MESSAGES_PER_TURN;
@@ -95,6 +96,10 @@ pub(super) struct CoreParts {
     pub(super) upstreams: gateway::upstream::Published,
     /// For the one core that follows them: the folder of their declarations, and where it publishes.
     pub(super) follow_upstreams: Option<(PathBuf, gateway::upstream::Publisher)>,
+    /// With a gateway's file: what this core makes its gate of.
+    pub(super) gate: Option<Blueprint>,
+    /// What one core does for the gates of all.
+    pub(super) gate_drivers: Option<Drivers>,
     /// With other nodes: what this core is told of them.
     pub(super) cluster: Option<ClusterParts>,
 }
@@ -135,12 +140,16 @@ pub(super) async fn run(mut parts: CoreParts) {
     if let Some((folder, publish)) = parts.follow_upstreams {
         gateway::upstream::follow(folder, publish);
     }
+    if let Some(drivers) = parts.gate_drivers {
+        crate::runtime::spawn(drivers.run());
+    }
     let context = Context {
         router,
         facts: parts.facts.clone(),
         upstreams: gateway::upstream::Upstreams::new(parts.upstreams),
         seal: Rc::new(gateway::mcp::Seal::new(&parts.gateway_secret)),
         draining: parts.draining.clone(),
+        gate: parts.gate.map(|blueprint| Rc::new(Gate::new(blueprint))),
     };
     let doors = gateway::Doors {
         http: parts.http,

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub use boot::{log_options, up};
 pub use core::DISK_THREADS;
 
-use crate::config::{TuningError, Unmet};
+use crate::config::{GatewayError, TuningError, Unmet};
 use superblock::SuperblockError;
 
 /// What `qmesh up` was asked.
@@ -37,6 +37,8 @@ pub struct UpOptions {
     pub upstreams: Option<PathBuf>,
     /// Whether the HTTP door speaks TLS.
     pub https: bool,
+    /// The gateway's file.
+    pub gateway: Option<PathBuf>,
     /// Whether readiness is told as one JSON line.
     pub json: bool,
 }
@@ -50,12 +52,25 @@ pub enum UpError {
     /// The data directory.
     #[error(transparent)]
     Directory(#[from] SuperblockError),
-    /// An address without credentials that others can reach.
+    /// The gateway's file.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// An HTTP address that others can reach, while not everyone who asks would be known.
     #[error(
-        "{0} is not a loopback address, and this node has no client credentials yet: bind 127.0.0.1 or ::1, and reach it from \
-         elsewhere through a tunnel or a proxy that authenticates"
+        "{address} is not a loopback address: there this node wants TLS and tokens; it lacks {lacks}. Or bind 127.0.0.1 or ::1"
     )]
-    NotLoopback(SocketAddr),
+    NotLoopback {
+        /// Where.
+        address: SocketAddr,
+        /// What there must be.
+        lacks: String,
+    },
+    /// A QUIC address that others can reach.
+    #[error(
+        "{0} is not a loopback address, and the QUIC door knows no client: bind 127.0.0.1 or ::1, and reach the node from \
+         elsewhere over HTTPS"
+    )]
+    QuicNotLoopback(SocketAddr),
     /// What the profile wants of the host.
     #[error(transparent)]
     Host(#[from] Unmet),

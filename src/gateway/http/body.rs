@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::pace::Request;
 use crate::error::{Reason, Refusal};
@@ -34,6 +34,8 @@ pub struct Body {
     content: Content,
     /// Says to the connection that this request is over when the body has been sent or dropped.
     request: Option<Rc<Request>>,
+    /// When a stream is cut, however much is left of it.
+    ends: Option<Pin<Box<Sleep>>>,
 }
 
 enum Content {
@@ -70,12 +72,12 @@ impl Body {
     /// A body that is there as a whole.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { content: Content::Whole((!bytes.is_empty()).then_some(bytes)), request: None }
+        Self { content: Content::Whole((!bytes.is_empty()).then_some(bytes)), request: None, ends: None }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        Self { content: Content::Whole(None), request: None }
+        Self { content: Content::Whole(None), request: None, ends: None }
     }
 
     /// A body that is written while it is sent.
@@ -83,12 +85,20 @@ impl Body {
         // One place more than the pieces: the last word's.
         let (pieces, receiver) = mpsc::channel(STREAM_PIECES_MAX + 1);
         let last_word = pieces.clone().try_reserve_owned().ok();
-        (BodySender { pieces, last_word }, Self { content: Content::Stream(receiver), request: None })
+        (BodySender { pieces, last_word }, Self { content: Content::Stream(receiver), request: None, ends: None })
     }
 
     /// The same body, which keeps `request` open until it has been sent.
     pub(super) fn holding(mut self, request: Rc<Request>) -> Self {
         self.request = Some(request);
+        self
+    }
+
+    /// The same body; if it is a stream, it is cut after `time`.
+    pub fn ending_in(mut self, time: Duration) -> Self {
+        if matches!(self.content, Content::Stream(_)) {
+            self.ends = Some(Box::pin(sleep(time)));
+        }
         self
     }
 
@@ -144,6 +154,10 @@ impl hyper::body::Body for Body {
     type Error = Cut;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(context).is_ready()) {
+            self.ends = None;
+            self.content = Content::Cut;
+        }
         let piece = match &mut self.content {
             Content::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Content::LastWordSaid => {

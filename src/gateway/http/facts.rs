@@ -106,6 +106,15 @@ pub(super) async fn metrics(call: &Call) -> Result<Response, Problem> {
     Ok(never_kept(answer::bytes(StatusCode::OK, OPEN_METRICS, text)))
 }
 
+/// Where tokens for this node come from.
+pub(super) fn resource(call: &Call) -> Result<Response, Problem> {
+    let identity = call.context.gate.as_ref().and_then(|gate| gate.identity.as_ref());
+    let none = || Refusal::new(Reason::NotFound, "this node takes no tokens: its gateway file has no [auth]");
+    let mut response = answer::json(StatusCode::OK, identity.ok_or_else(none)?.challenge.metadata());
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    Ok(response)
+}
+
 pub(super) fn openapi(call: &Call) -> Response {
     let mut response = answer::bytes(StatusCode::OK, JSON, openapi::text(call.context.facts.version));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::route::{ROUTES, UNMATCHED};
 use crate::dag::skeleton::Counts;
 use crate::gateway::NodeFacts;
+use crate::gateway::decisions::Decisions;
 use crate::router::Questions;
 use crate::router::message::CoreStats;
 
@@ -21,8 +22,10 @@ use crate::router::message::CoreStats;
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Statuses that the door answers; another is counted as the last.
-const STATUSES: [u16; 22] =
-    [200, 201, 202, 204, 206, 304, 400, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 416, 422, 503, 507, 500];
+const STATUSES: [u16; 24] = [
+    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 416, 422, 429, 503, 507,
+    500,
+];
 /// Upper bounds of the latency buckets, in microseconds; one more bucket has what is slower.
 const BUCKETS_US: [u64; 15] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
@@ -41,6 +44,8 @@ pub struct Counters {
     pub refused: Count,
     /// Connections cut because their client was too slow.
     pub cut: Count,
+    /// What this core's gate decided, where there is one.
+    gate: Option<Arc<Decisions>>,
 }
 
 #[derive(Default)]
@@ -66,7 +71,8 @@ impl Count {
         self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    /// The figure.
+    pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -75,8 +81,8 @@ impl Count {
 /// on the path of a request.
 static DOORS: Mutex<Vec<(String, Arc<Counters>)>> = Mutex::new(Vec::new());
 
-/// Counters for the door of `core`.
-pub fn open_door(facts: &NodeFacts, core: usize) -> Arc<Counters> {
+/// Counters for the door of `core`, and those of its gate.
+pub fn open_door(facts: &NodeFacts, core: usize, gate: Option<Arc<Decisions>>) -> Arc<Counters> {
     let counters = Arc::new(Counters {
         core,
         routes: (0..=UNMATCHED).map(|_| RouteCounters::default()).collect(),
@@ -84,6 +90,7 @@ pub fn open_door(facts: &NodeFacts, core: usize) -> Arc<Counters> {
         open: Count::default(),
         refused: Count::default(),
         cut: Count::default(),
+        gate,
     });
     let mut doors = DOORS.lock();
     doors.retain(|(node, door)| *node != facts.node || door.core != core);
@@ -118,6 +125,7 @@ pub(super) fn render(facts: &NodeFacts, uptime: Duration, cores: &[CoreStats], g
     let doors: Vec<Arc<Counters>> =
         DOORS.lock().iter().filter(|(node, _)| *node == facts.node).map(|(_, door)| door.clone()).collect();
     door_figures(&mut text, &doors);
+    gate_figures(&mut text, &doors);
     text.0.push_str("# EOF\n");
     text.0
 }
@@ -271,6 +279,23 @@ fn door_figures(text: &mut Text, doors: &[Arc<Counters>]) {
     }
 }
 
+fn gate_figures(text: &mut Text, doors: &[Arc<Counters>]) {
+    let gates: Vec<&Decisions> = doors.iter().filter_map(|door| door.gate.as_deref()).collect();
+    let Some(first) = gates.first() else { return };
+    const AUTH: &str = "qmesh_auth_decisions";
+    text.family(AUTH, "counter", "Callers let in or refused, and why.");
+    for (row, (decision, reason, _)) in first.auth_rows().enumerate() {
+        let count: u64 = gates.iter().filter_map(|gate| gate.auth_rows().nth(row)).map(|(_, _, count)| count).sum();
+        text.line(&sample(AUTH, "counter"), &[("decision", decision), ("reason", reason)], count as f64);
+    }
+    const RATE: &str = "qmesh_ratelimit_decisions";
+    text.family(RATE, "counter", "Requests that their caller's rate let pass, or not.");
+    for (row, (decision, _)) in first.rate_rows().into_iter().enumerate() {
+        let count: u64 = gates.iter().map(|gate| gate.rate_rows()[row].1).sum();
+        text.line(&sample(RATE, "counter"), &[("decision", decision)], count as f64);
+    }
+}
+
 /// The name of a family's sample.
 fn sample(name: &str, kind: &str) -> String {
     if kind == "counter" { format!("{name}_total") } else { name.to_owned() }
@@ -303,7 +328,9 @@ mod tests {
     #[test]
     fn s3_2_5_a_scrape_tells_what_was_counted_on_every_core() {
         let facts = super::super::facts::tests_facts("scrape");
-        let doors = [open_door(&facts, 0), open_door(&facts, 1)];
+        let gate = Arc::new(Decisions::default());
+        gate.rate(false);
+        let doors = [open_door(&facts, 0, Some(gate.clone())), open_door(&facts, 1, Some(gate))];
         doors[0].request(0, StatusCode::CREATED, Duration::from_micros(90));
         doors[1].request(0, StatusCode::CREATED, Duration::from_micros(3_000));
         doors[1].request(UNMATCHED, StatusCode::NOT_FOUND, Duration::from_secs(60));
@@ -326,6 +353,8 @@ mod tests {
             "http_server_request_duration_seconds_sum{http_request_method=\"POST\",\
              http_route=\"/api/v1/dag/vertices\"} 0.00309",
             "qmesh_cache_hits_total{core=\"0\"} 0",
+            "qmesh_ratelimit_decisions_total{decision=\"limited\"} 2",
+            "qmesh_auth_decisions_total{decision=\"refused\",reason=\"audience\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -8,6 +8,7 @@
 mod answer;
 mod batch;
 mod body;
+mod explain;
 mod facts;
 mod graph;
 pub mod metrics;

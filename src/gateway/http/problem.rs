@@ -108,6 +108,8 @@ pub(super) fn title(reason: Reason) -> &'static str {
         Reason::OutcomeUnknown => "The request may or may not have been carried out",
         Reason::CursorExpired => "The cursor is of another time of this node",
         Reason::Internal => "A defect of the node",
+        Reason::Unauthenticated => "The node does not know who asks",
+        Reason::RateLimited => "This caller asks too often",
     }
 }
 

@@ -4,6 +4,7 @@
 //! their parameters checked by these rows alone. An unknown path is 404, an unknown method on a known path 405 with `Allow`.
 //! Does not: answer. Each row names its handler's action, and [`dispatch`] calls it.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use hyper::Request;
@@ -15,8 +16,9 @@ use tokio::time::{Duration, timeout};
 
 use super::body::{Reader, read_whole};
 use super::parameters::{Parameters, decode};
-use super::{Body, Problem, Response, batch, facts, graph, refs, vertices, watch};
+use super::{Body, Problem, Response, batch, explain, facts, graph, refs, vertices, watch};
 use crate::error::{Reason, Refusal};
+use crate::gateway::pipeline::{self, Ask, Class};
 use crate::gateway::{Context, mcp};
 
 /// A row: one method of one path.
@@ -98,6 +100,10 @@ pub enum Action {
     Watch,
     /// Hand the request to the MCP door.
     Mcp,
+    /// What the pipeline would say of a request.
+    Explain,
+    /// Where tokens for this node come from.
+    ResourceMetadata,
     /// Whether the process lives.
     Live,
     /// Whether it takes requests.
@@ -181,6 +187,11 @@ const WATCH: &[Parameter] = &[
     },
     text("cursor", "Go on behind this event's id; absent is from now on."),
 ];
+const EXPLAINED: &[Parameter] = &[
+    text("method", "The method of the request; GET when absent."),
+    text("path", "Its path, with its query."),
+    text("tool", "Instead of both: the MCP tool that is called."),
+];
 const VERBOSE: &[Parameter] =
     &[Parameter { name: "verbose", kind: Kind::Switch, repeats: false, about: "List every check." }];
 
@@ -237,6 +248,9 @@ pub const ROUTES: &[Route] = &[
     row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28 and older ones."),
     row("GET", "/mcp", Action::Mcp, NONE, ("", "Events"), "What servers tell a session of an earlier revision by themselves."),
     row("DELETE", "/mcp", Action::Mcp, NONE, ("", "Nothing"), "End a session of an earlier revision."),
+    row("GET", "/api/v1/route/explain", Action::Explain, &[EXPLAINED], ("", "Explanation"), "What each stage of the pipeline would say of a request of yours, without doing it."),
+    row("GET", "/.well-known/oauth-protected-resource", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "Which issuers' tokens this node takes (RFC 9728)."),
+    row("GET", "/.well-known/oauth-protected-resource/mcp", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "The same, where clients of the MCP endpoint look."),
     row("GET", "/livez", Action::Live, NONE, ("", "Text"), "Whether the process lives."),
     row("GET", "/readyz", Action::Ready, NONE, ("", "Text"), "Whether it takes requests: 503 while it drains."),
     row("GET", "/healthz", Action::Health, &[VERBOSE], ("", "Health"), "How the node is."),
@@ -258,38 +272,64 @@ pub(super) struct Call {
     pub(super) argument: String,
 }
 
-/// Answers a request whose host was checked. The second is its row in [`ROUTES`], or [`UNMATCHED`].
-pub(super) async fn dispatch(context: Context, request: Request<Incoming>) -> (Response, usize) {
+/// Answers a request from `peer` whose host was checked. The second is its row in [`ROUTES`], or [`UNMATCHED`].
+pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<Incoming>) -> (Response, usize) {
     let (parts, body) = request.into_parts();
     let (body, rest) = Reader::new(body);
-    let found = find(&parts.method, parts.uri.path()).and_then(|(row, argument)| Ok((row, decode(argument)?)));
-    let (row, argument) = match found {
-        Ok(found) => found,
-        Err(problem) => {
-            drop(body);
-            rest.discard();
-            return (problem.into_response(), UNMATCHED);
+    let head = parts.method == Method::HEAD;
+    let found = find(&parts.method, parts.uri.path()).map(|(row, argument)| (row, decode(argument)));
+    let row = found.as_ref().map_or(UNMATCHED, |(row, _)| *row);
+    let action = ROUTES.get(row).map(|route| route.action);
+    let mcp = action == Some(Action::Mcp);
+    let (tool, class) = match action {
+        Some(Action::Mcp) if context.gate.is_some() => mcp::by_headers(&parts.headers),
+        action => (None, action.map_or(Class::Open, class)),
+    };
+    let ask = Ask { peer, class, tool: tool.map(str::to_owned), mcp };
+    let validate = |parts: &Parts| {
+        let (row, argument) = found?;
+        let parameters = Parameters::parse(parts.uri.query(), ROUTES[row].parameters)?;
+        Ok((parameters, argument?, deadline(&context, parts)?))
+    };
+    let answer = async |parts: Parts, (parameters, argument, deadline): (Parameters, String, Duration)| {
+        let call = Call { context: context.clone(), parts, body, parameters, argument };
+        match timeout(deadline, act(ROUTES[row].action, call)).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                let detail = format!("no answer within {} ms", deadline.as_millis());
+                Err(Refusal::new(Reason::Timeout, detail).into())
+            }
         }
     };
-    let head = parts.method == Method::HEAD;
-    let response = answer(context, &ROUTES[row], argument, parts, body).await.unwrap_or_else(Problem::into_response);
+    let response = pipeline::run(&context, parts, ask, validate, answer).await;
     rest.discard();
     (if head { without_body(response) } else { response }, row)
 }
 
-async fn answer(
-    context: Context,
-    route: &'static Route,
-    argument: String,
-    parts: Parts,
-    body: Reader,
-) -> Result<Response, Problem> {
-    let parameters = Parameters::parse(parts.uri.query(), route.parameters)?;
-    let deadline = deadline(&context, &parts)?;
-    let call = Call { context, parts, body, parameters, argument };
-    match timeout(deadline, act(route.action, call)).await {
-        Ok(answered) => answered,
-        Err(_) => Err(Refusal::new(Reason::Timeout, format!("no answer within {} ms", deadline.as_millis())).into()),
+/// What a row needs of its caller.
+pub(super) fn class(action: Action) -> Class {
+    match action {
+        Action::Live | Action::Ready | Action::ResourceMetadata => Class::Free,
+        Action::Explain => Class::Open,
+        Action::VertexPut | Action::VertexBatch | Action::RefSet | Action::RefDelete => Class::Write,
+        Action::Stats | Action::Metrics | Action::Upstreams => Class::Admin,
+        // The tool says more.
+        Action::Mcp => Class::Read,
+        Action::VertexGetMany
+        | Action::VertexHas
+        | Action::VertexGet
+        | Action::VertexPayload
+        | Action::VertexStatus
+        | Action::Around(_)
+        | Action::Ask(..)
+        | Action::Walk
+        | Action::RefList
+        | Action::RefGet
+        | Action::RefLog
+        | Action::Watch
+        | Action::Health
+        | Action::Version
+        | Action::OpenApi => Class::Read,
     }
 }
 
@@ -315,6 +355,8 @@ async fn act(action: Action, call: Call) -> Result<Response, Problem> {
             let body = read_whole(call.body).await?;
             Ok(mcp::handle(&call.context, &call.parts, body).await)
         }
+        Action::Explain => explain::explain(&call),
+        Action::ResourceMetadata => facts::resource(&call),
         Action::Live => Ok(facts::live()),
         Action::Ready => facts::ready(&call),
         Action::Health => facts::health(&call).await,

@@ -202,6 +202,24 @@ fn node() -> Value {
             "type": "object",
             "description": "One JSON-RPC 2.0 message of the Model Context Protocol; its own specification describes it.",
         },
+        "Explanation": object(&["method", "path", "passes", "stages"], json!({
+            "method": { "type": "string" },
+            "path": { "type": "string" },
+            "tool": { "type": "string" },
+            "passes": { "type": "boolean", "description": "Whether every stage would let it pass." },
+            "stages": { "type": "array", "items": object(&["stage", "verdict", "detail"], json!({
+                "stage": { "type": "string" },
+                "verdict": { "enum": ["pass", "refuse", "skip"] },
+                "detail": { "type": "string" },
+            })) },
+        })),
+        "ResourceMetadata": object(&["resource", "authorization_servers"], json!({
+            "resource": { "type": "string", "format": "uri", "description": "What a token's audience must be." },
+            "authorization_servers": { "type": "array", "items": { "type": "string", "format": "uri" } },
+            "scopes_supported": { "type": "array", "items": { "type": "string" } },
+            "bearer_methods_supported": { "type": "array", "items": { "type": "string" } },
+            "resource_name": { "type": "string" },
+        })),
         "Health": object(&["healthy"], json!({
             "healthy": { "type": "boolean" },
             "checks": { "type": "array", "items": object(&["name", "ok", "detail"], json!({

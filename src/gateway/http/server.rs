@@ -1,14 +1,13 @@
 //! The acceptor of one core: connections in, requests to the table, answers out.
 //!
 //! Promises: a core has a bounded number of connections, each with a bounded head, bounded streams and bounded patience; one
-//! more is told so; a
-//! browser page of another site cannot reach a node on the loopback address; a door that drains takes no more, finishes what
-//! it has within [`DRAIN_TIMEOUT`], and returns.
-//! Does not: route (see `route`), nor decide who may ask.
+//! more is told so; a browser page of another site cannot reach the node under a name that is not its own; a door that drains
+//! takes no more, finishes what it has within [`DRAIN_TIMEOUT`], and returns.
+//! Does not: route (see `route`), nor decide who may ask (see `pipeline`).
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use super::metrics::{self, Counters};
 use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
 use super::route::{UNMATCHED, dispatch};
 use super::{Problem, Response};
+use crate::config::gateway::{Ingress, is_loopback_host};
 use crate::error::{Reason, Refusal};
 use crate::gateway::{Context, DRAIN_TIMEOUT};
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEAD_TIMEOUT_MS, HTTP2_STREAMS_MAX};
@@ -60,7 +60,8 @@ const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES
 
 /// Serves HTTP on `listener` until the node drains.
 pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig>>, context: Context) {
-    let counters = metrics::open_door(&context.facts, context.router.core());
+    let decisions = context.gate.as_ref().map(|gate| gate.decisions.clone());
+    let counters = metrics::open_door(&context.facts, context.router.core(), decisions);
     let door = Rc::new(Door {
         tls: tls.map(TlsAcceptor::from),
         builder: builder(),
@@ -202,10 +203,12 @@ async fn hear_out(socket: &mut TcpStream) -> std::io::Result<()> {
 
 async fn connection(socket: TcpStream, door: &Rc<Door>) {
     tune(&socket);
+    // A socket that has no peer any more has nobody to answer either.
+    let peer = socket.peer_addr().map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
     match &door.tls {
-        None => speak(socket, door).await,
+        None => speak(socket, peer, door).await,
         Some(tls) => match timeout(Duration::from_millis(HTTP_HEAD_TIMEOUT_MS), tls.accept(socket)).await {
-            Ok(Ok(socket)) => speak(socket, door).await,
+            Ok(Ok(socket)) => speak(socket, peer, door).await,
             Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
             Err(_) => door.counters.cut.add(1),
         },
@@ -226,10 +229,10 @@ fn tune(socket: &TcpStream) {
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, door: &Rc<Door>) {
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, peer: IpAddr, door: &Rc<Door>) {
     let pace = Pace::new(Instant::now());
     let socket = TokioIo::new(Paced::new(socket, pace.clone()));
-    let service = service_fn(|request| answer(door.clone(), pace.clone(), request));
+    let service = service_fn(|request| answer(door.clone(), peer, pace.clone(), request));
     let mut connection = std::pin::pin!(door.builder.serve_connection(socket, service));
     let mut draining = std::pin::pin!(door.context.drain_asked());
     let mut drains = false;
@@ -259,12 +262,21 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, door: &Rc
     }
 }
 
-async fn answer(door: Rc<Door>, pace: Rc<Pace>, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(
+    door: Rc<Door>,
+    peer: IpAddr,
+    pace: Rc<Pace>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
     let begun = Instant::now();
     let multiplexed = request.version() == Version::HTTP_2;
     let open = pace.request(multiplexed);
-    let (response, row) = match check_caller(door.loopback, &request) {
-        Ok(()) => dispatch(door.context.clone(), request).await,
+    let names = Names {
+        local: door.loopback || peer.is_loopback(),
+        ingress: door.context.gate.as_ref().map(|gate| &gate.gateway.ingress),
+    };
+    let (response, row) = match check_caller(&names, &request) {
+        Ok(()) => dispatch(door.context.clone(), peer, request).await,
         Err(problem) => {
             discard(request.into_body());
             (problem.into_response(), UNMATCHED)
@@ -279,14 +291,26 @@ async fn answer(door: Rc<Door>, pace: Rc<Pace>, request: Request<Incoming>) -> R
     Ok(Response::from_parts(parts, body.holding(open)))
 }
 
-/// Refuses what a page of another site could have sent: a node on the loopback address answers only to loopback names
-/// (otherwise a name that is rebound to 127.0.0.1 would make the browser a door to it).
-fn check_caller(loopback: bool, request: &Request<Incoming>) -> Result<(), Problem> {
-    let host = request.uri().authority().map(Authority::as_str);
-    check_names(loopback, host, request.headers())
+/// The names under which a caller may reach the node.
+struct Names<'a> {
+    /// Those of this machine: the door or its caller is on the loopback address.
+    local: bool,
+    /// Those of the gateway's file.
+    ingress: Option<&'a Ingress>,
 }
 
-fn check_names(loopback: bool, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
+/// Refuses what a page of another site could have sent: the node answers only to its own names (otherwise a name that is
+/// rebound to its address would make the browser a door to it).
+fn check_caller(names: &Names<'_>, request: &Request<Incoming>) -> Result<(), Problem> {
+    // Who probes a node from its own network names it by an address, and learns no more than that it lives.
+    if !names.local && matches!(request.uri().path(), "/livez" | "/readyz") {
+        return Ok(());
+    }
+    let host = request.uri().authority().map(Authority::as_str);
+    check_names(names, host, request.headers())
+}
+
+fn check_names(names: &Names<'_>, authority: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let named = hosts.next().map(|host| host.to_str());
     if hosts.next().is_some() {
@@ -297,22 +321,30 @@ fn check_names(loopback: bool, authority: Option<&str>, headers: &HeaderMap) -> 
         (None, Some(Ok(host))) => host,
         (None, _) => return Err(Refusal::bad_request("a request needs a Host header").into()),
     };
-    if !loopback {
-        return Ok(());
-    }
-    if !is_loopback(host) {
-        let detail = format!("this node answers on its loopback address only, not as {host:?}");
+    let known = |host: &str| names.ingress.is_some_and(|ingress| ingress.hosts.iter().any(|own| is_named(host, own)));
+    if !(names.local && is_loopback(host) || known(host)) {
+        let own = if names.local { "its loopback address and the hosts" } else { "the hosts" };
+        let detail =
+            format!("this node answers under {own} of its gateway file only ([ingress] hosts), not as {host:?}");
         return Err(Refusal::new(Reason::Denied, detail).into());
     }
     for origin in headers.get_all(header::ORIGIN) {
-        let local =
-            origin.to_str().ok().and_then(|origin| origin.split_once("://")).is_some_and(|(_, host)| is_loopback(host));
-        if !local {
-            let detail = "pages of other sites may not reach a node on the loopback address (Origin)";
+        let origin = origin.to_str().unwrap_or_default();
+        let local = names.local && origin.split_once("://").is_some_and(|(_, host)| is_loopback(host));
+        let listed = names.ingress.is_some_and(|ingress| ingress.origins.iter().any(|known| known == origin));
+        if !local && !listed {
+            let detail = "pages of other sites may not reach this node (Origin), unless [ingress] origins lists them";
             return Err(Refusal::new(Reason::Denied, detail).into());
         }
     }
     Ok(())
+}
+
+/// Whether a host is the one that was listed: on any port, unless one was listed too.
+fn is_named(host: &str, own: &str) -> bool {
+    let (Ok(host), Ok(own)) = (host.parse::<Authority>(), own.parse::<Authority>()) else { return false };
+    let port = own.port_u16().is_none_or(|port| host.port_u16() == Some(port));
+    port && !host.as_str().contains('@') && host.host().trim_end_matches('.').eq_ignore_ascii_case(own.host())
 }
 
 /// Whether `host`, with or without a port, is this machine.
@@ -322,10 +354,7 @@ fn is_loopback(host: &str) -> bool {
     if authority.as_str().contains('@') {
         return false;
     }
-    let name = authority.host().trim_end_matches('.');
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let named = name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
-    named || address.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    is_loopback_host(authority.host())
 }
 
 #[cfg(test)]
@@ -368,7 +397,8 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()))
                 .collect();
-            let found = check_names(true, None, &headers).err().map(|problem| problem.status);
+            let names = Names { local: true, ingress: None };
+            let found = check_names(&names, None, &headers).err().map(|problem| problem.status);
             assert_eq!(found, expected, "{pairs:?}");
         };
         check(&[("host", "localhost")], None);
@@ -377,7 +407,36 @@ mod tests {
         check(&[("host", "localhost"), ("origin", "null")], Some(StatusCode::FORBIDDEN));
         check(&[("host", "evil.example")], Some(StatusCode::FORBIDDEN));
         check(&[], Some(StatusCode::BAD_REQUEST));
-        let headers: HeaderMap = [(header::HOST, "evil.example".parse().unwrap())].into_iter().collect();
-        assert!(check_names(false, None, &headers).is_ok(), "another address has other guards");
+    }
+
+    #[test]
+    fn s6_1_9_beyond_loopback_only_listed_hosts_and_origins_are_answered() {
+        let ingress = Ingress {
+            hosts: vec!["dag.example.org".to_owned(), "10.0.0.5:443".to_owned()],
+            origins: vec!["https://app.example.org".to_owned()],
+        };
+        let check = |local: bool, host: &str, origin: Option<&str>, expected: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            let names = Names { local, ingress: Some(&ingress) };
+            assert_eq!(check_names(&names, None, &headers).is_ok(), expected, "{host} {origin:?}");
+        };
+        check(false, "dag.example.org", None, true);
+        check(false, "DAG.example.org:8443", None, true);
+        check(false, "dag.example.org.", None, true);
+        check(false, "10.0.0.5:443", None, true);
+        check(false, "10.0.0.5", None, false);
+        check(false, "localhost", None, false);
+        check(true, "localhost", None, true);
+        check(false, "evil.example", None, false);
+        check(false, "x@dag.example.org", None, false);
+        check(false, "dag.example.org", Some("https://app.example.org"), true);
+        check(false, "dag.example.org", Some("http://app.example.org"), false);
+        check(false, "dag.example.org", Some("https://evil.example"), false);
+        check(false, "dag.example.org", Some("http://localhost"), false);
+        check(true, "localhost", Some("http://localhost:3000"), true);
     }
 }
