@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::envelope::{Message, aged, completed, with_id};
@@ -54,9 +56,10 @@ fn s6_1_12_fuzz_messages_of_servers() {
         } else {
             passed += 1;
         }
-        // What comes out is JSON, with the id or the member that was wanted.
+        // What comes out is a message, with the id or the member that was wanted. Values that pass through may be such that only
+        // their bytes can be kept: 1e999, half of a surrogate pair.
         if let Ok(answer) = with_id(&body, "\"mine\"") {
-            assert_eq!(serde_json::from_slice::<Value>(&answer).unwrap()["id"], "mine");
+            assert_eq!(Message::read(&answer).unwrap().id.unwrap().get(), "\"mine\"");
         }
         if let Ok(answer) = completed(&body) {
             let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
@@ -67,7 +70,7 @@ fn s6_1_12_fuzz_messages_of_servers() {
             assert!(request["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"].is_null(), "{request}");
         }
         if let Some(answer) = cannot_ask(&body) {
-            assert!(serde_json::from_slice::<Value>(&answer).unwrap()["method"].is_null());
+            assert!(Message::read(&answer).unwrap().method.is_none());
         }
         let _ = initialized_version(&body);
     });
@@ -124,7 +127,8 @@ fn s6_1_12_fuzz_rows_of_servers() {
         let entry = Entry { upstream: Arc::new(upstream), generation: 0, process: None, known };
         let federation = Federation::of(vec![entry], Vec::new(), |_| false);
         for row in &federation.tools {
-            assert_eq!(serde_json::from_str::<Value>(&row.json).unwrap()["name"], row.key.as_str());
+            let members: BTreeMap<String, &RawValue> = serde_json::from_str(&row.json).unwrap();
+            assert_eq!(serde_json::from_str::<String>(members["name"].get()).unwrap(), row.key);
         }
         let uri: String = text.chars().rev().take(60).collect();
         let template: String = text.chars().take(60).collect();
