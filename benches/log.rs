@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use qmesh::runtime::{Loop, spawn};
-use qmesh_storage::io::{Disk, threads::ThreadDisk, uring::UringDisk};
+use qmesh_storage::io::{Disk, glommio::GlommioDisk, threads::ThreadDisk, uring::UringDisk};
 use qmesh_storage::{
     AlignedBuffer, AppendError, BLOCK_BYTES, Committed, Log, LogOptions, Observer, Record, RecordError, Replayed,
 };
@@ -39,6 +39,7 @@ const WRITERS: [u64; 4] = [1, 16, 64, 256];
 enum Backend {
     TokioUring,
     Threads,
+    Glommio,
 }
 
 /// Each writer appends so many records, one after the other is durable.
@@ -59,7 +60,9 @@ fn appends(criterion: &mut Criterion) {
             bencher.iter(|| limit.write());
         });
     }
-    for (name, backend) in [("tokio-uring", Backend::TokioUring), ("threads", Backend::Threads)] {
+    for (name, backend) in
+        [("tokio-uring", Backend::TokioUring), ("threads", Backend::Threads), ("glommio", Backend::Glommio)]
+    {
         let directory = folder.path().join(name);
         let stand = Stand::start(Loop::Uring, move |waves| async move { serve(backend, &directory, waves).await });
         for writers in WRITERS {
@@ -76,6 +79,7 @@ async fn serve(backend: Backend, directory: &Path, mut waves: Questions<Wave>) {
     let disk: Rc<dyn Disk> = match backend {
         Backend::TokioUring => Rc::new(UringDisk::start(true).expect("io_uring")),
         Backend::Threads => Rc::new(ThreadDisk::start(DISK_THREADS, true).expect("threads")),
+        Backend::Glommio => Rc::new(GlommioDisk::start(None).expect("io_uring")),
     };
     let acknowledgements = Rc::new(Acknowledgements::default());
     let observer: Rc<dyn Observer> = acknowledgements.clone();

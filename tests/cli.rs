@@ -96,6 +96,28 @@ fn s3_1_15_every_way_to_fail_has_its_exit_code() {
 }
 
 #[test]
+fn s6_1_1_a_named_authority_is_believed_and_no_other() {
+    let node = Node::start();
+    let id = put(&node, "x", &[]);
+    let own = node.data().join("tls/ca.pem");
+    let own = own.to_str().unwrap();
+    assert_eq!(node.ok(&["dag", "get", &id, "--payload", "--ca", own]), "x");
+    // By its name, and from the HTTP door, which tells where the QUIC door is.
+    let named = format!("localhost:{}", node.quic().port());
+    assert_eq!(node.ok(&["dag", "get", &id, "--payload", "--ca", own, "--node", &named]), "x");
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = qmesh_net::identity::Authority::open_or_create(folder.path(), std::time::SystemTime::now()).unwrap();
+    let stranger = stranger.certificate_path();
+    let told = ends(&node, &["dag", "get", &id, "--ca", stranger.to_str().unwrap()], 3);
+    assert!(told.contains("certificate"), "{told}");
+    let missing = folder.path().join("none.pem");
+    let told = ends(&node, &["dag", "get", &id, "--ca", missing.to_str().unwrap()], 3);
+    assert!(told.contains("none.pem"), "{told}");
+    // Without a name the loopback address is trusted, whoever answers there.
+    assert_eq!(node.ok(&["dag", "get", &id, "--payload"]), "x");
+}
+
+#[test]
 fn s0_2_refs_move_by_compare_and_set() {
     let node = Node::start();
     let (first, second) = (put(&node, "1", &[]), put(&node, "2", &[]));

@@ -17,10 +17,20 @@ const KILLS: u32 = 12;
 
 #[test]
 fn s1_1_9_kill_loop_loses_no_acknowledged_write() {
+    kill_loop("tokio-uring");
+}
+
+#[test]
+fn s1_1_9_kill_loop_loses_no_acknowledged_write_on_glommio() {
+    kill_loop("glommio");
+}
+
+fn kill_loop(backend: &str) {
     let kills = std::env::var("QMESH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     let folder = tempfile::tempdir().unwrap();
     let (data, notes) = (folder.path().join("data"), folder.path().join("acknowledged"));
-    fs::write(folder.path().join("small.toml"), "[storage]\nsegment_mib = 8\nround_mib_max = 4\n").unwrap();
+    let profile = format!("[storage]\nbackend = \"{backend}\"\nsegment_mib = 8\nround_mib_max = 4\n");
+    fs::write(folder.path().join("small.toml"), profile).unwrap();
     let tuning = folder.path().join("small.toml");
     let tuning = tuning.to_str().unwrap();
     fs::write(&notes, "").unwrap();
@@ -49,10 +59,26 @@ fn s1_1_9_kill_loop_loses_no_acknowledged_write() {
     let node = Node::start_in(&data, &["--tuning", tuning]).unwrap();
     let told = node.ok(&["bench", "acknowledged", "--verify", notes.to_str().unwrap()]);
     assert!(told.ends_with(", 0 lost") && !told.starts_with("0 "), "{told}");
-    eprintln!("kill loop: kills={kills} acknowledged={} lost=0", told.split(' ').next().unwrap_or_default());
+    eprintln!(
+        "kill loop: backend={backend} kills={kills} acknowledged={} lost=0",
+        told.split(' ').next().unwrap_or_default()
+    );
     assert_eq!(node.stop(), Some(0));
     let inspected = Command::new(QMESH).args(["inspect", "integrity"]).arg(&data).output().unwrap();
     assert!(inspected.status.success(), "{}", String::from_utf8_lossy(&inspected.stderr));
+}
+
+#[test]
+fn s1_1_9_glommio_without_locked_memory_is_refused_in_one_line_with_the_fix() {
+    let folder = tempfile::tempdir().unwrap();
+    let tuning = folder.path().join("glommio.toml");
+    fs::write(&tuning, "[storage]\nbackend = \"glommio\"\n").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -l 64 && exec \"$0\" \"$@\"", QMESH]);
+    let started = Node::spawn(command, &folder.path().join("data"), &["--tuning", tuning.to_str().unwrap()]);
+    let Err(told) = started else { panic!("it started") };
+    assert!(told.contains("RLIMIT_MEMLOCK") && told.contains("ulimit -l 512"), "{told}");
+    assert!(told.contains("LimitMEMLOCK=524288") && !told.contains("panicked"), "{told}");
 }
 
 #[test]

@@ -4,11 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is what a test reports")]
 
+#[path = "rest/bounds.rs"]
+mod bounds;
 #[path = "rest/clients.rs"]
 mod clients;
 mod house;
 #[path = "rest/http.rs"]
 mod http;
+#[path = "rest/tls.rs"]
+mod tls;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -138,6 +138,33 @@ fn s5_1_4_a_streamed_answer_comes_in_parts_and_slows_only_itself() {
 }
 
 #[test]
+fn s5_1_6_answers_that_nobody_reads_hold_up_no_point_read() {
+    run(async |scene| {
+        let client = scene.client().await;
+        let ask = || client.call_streaming(Lane::Bulk, PARTS, 100_000_u64.to_le_bytes().to_vec());
+        let mut unread = Vec::new();
+        for _ in 0..ClientOptions::default().answers_open_max {
+            unread.push(ask().await.expect("asks"));
+        }
+        let sent = settled(|| scene.seen.parts_sent.get()).await;
+        let windows = unread.len() * TransportOptions::default().stream_window_bytes as usize;
+        assert!(windows <= sent * PART_BYTES, "every stream has filled its window: {sent} parts sent");
+        for lane in Lane::ALL {
+            let wanted = 300_000_u64.to_le_bytes().to_vec();
+            let read = tokio::time::timeout(Duration::from_secs(5), client.call(lane, BYTES, wanted)).await;
+            assert_eq!(read.expect("nobody waits for a reader that does not read").map(|body| body.len()), Ok(300_000));
+        }
+        let Err(one_more) = ask().await else { panic!("one more than the limit") };
+        assert_eq!(one_more, CallError::AnswersOpen { answers_max: unread.len() });
+        assert!(one_more.is_retry_safe());
+        drop(unread.pop());
+        let parts =
+            client.call_streaming(Lane::Bulk, PARTS, 20_u64.to_le_bytes().to_vec()).await.expect("a place is free");
+        assert_eq!(parts.into_stream().count().await, 20);
+    });
+}
+
+#[test]
 fn s5_1_4_a_full_lane_refuses_and_a_late_answer_hurts_nobody() {
     run(async |scene| {
         let options = ClientOptions {

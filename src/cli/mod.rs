@@ -13,6 +13,7 @@ pub mod generate;
 pub mod import_git;
 pub mod inspect;
 pub mod key;
+pub mod mcp;
 pub mod output;
 pub mod refs;
 pub mod session;
@@ -21,6 +22,7 @@ pub mod text;
 pub mod transfer;
 pub mod tune;
 pub mod up;
+pub mod upstream;
 pub mod viz;
 
 use std::process::ExitCode;
@@ -88,6 +90,10 @@ enum Command {
     Cluster(cluster::ClusterArguments),
     /// Tokens with which nodes join.
     Token(cluster::TokenArguments),
+    /// MCP servers behind the node's gateway.
+    Upstream(upstream::UpstreamArguments),
+    /// The node's MCP door, over other transports.
+    Mcp(mcp::McpArguments),
     /// A real cluster of several processes on this machine, to try and to break.
     #[command(after_help = "Example: qmesh demo --nodes 3")]
     Demo(cluster::demo::DemoArguments),
@@ -117,6 +123,8 @@ pub fn main() -> ExitCode {
         Command::Join(arguments) => ended(cluster::found::join(&arguments, output), output),
         Command::Cluster(arguments) => cluster::run(arguments, global),
         Command::Token(arguments) => cluster::run_token(arguments, global),
+        Command::Upstream(arguments) => upstream::run(arguments, global),
+        Command::Mcp(arguments) => mcp::run(arguments, global),
         Command::Demo(arguments) => ended(cluster::demo::run(&arguments, output), output),
         Command::Gateway(arguments) => ended(gateway::run(&arguments, output), output),
         Command::Route(arguments) => gateway::run_route(arguments, global),

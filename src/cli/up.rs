@@ -30,6 +30,9 @@ pub struct UpArguments {
     /// How this machine is driven: a name from `qmesh tune profiles`, or a file.
     #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     tuning: String,
+    /// MCP servers behind the gateway, one file each [default: upstreams.d in the data directory].
+    #[arg(long, value_name = "DIR")]
+    upstreams: Option<PathBuf>,
     /// Serve HTTPS, with a certificate of the node's own authority (tls/ca.pem in the data directory).
     #[arg(long)]
     tls: bool,
@@ -52,6 +55,7 @@ pub fn run(arguments: UpArguments, output: Output) -> ExitCode {
         http: arguments.http,
         quic: arguments.quic,
         tuning: arguments.tuning,
+        upstreams: arguments.upstreams,
         https: arguments.tls,
         gateway: arguments.gateway,
         json: output != Output::Table,

@@ -23,7 +23,7 @@ use rkyv::util::AlignedVec;
 use crate::dag::archive::{Scratch, SealedVertex};
 use crate::error::{Reason, Refusal};
 use crate::gateway::quic::wire::{
-    ClusterAsk, OP_CLUSTER, OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, OP_WATCH,
+    ClusterAsk, OP_CLUSTER, OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, OP_UPSTREAMS, OP_WATCH,
     PUT_ALLOW_MISSING_PARENTS, PUT_HEAD_BYTES, QueryFrame, QueryRequest, RefAnswer, RefRequest, WatchFrame,
     WatchRequest, archive, put_request, put_rows, refusal_of, unarchive,
 };
@@ -326,6 +326,16 @@ impl Node {
         serde_json::from_slice(&body).map_err(|error| ClientError::Broken(error.to_string()))
     }
 
+    /// What the node knows of the MCP servers behind it.
+    ///
+    /// # Errors
+    /// What kept the request from being answered.
+    pub async fn upstreams(&self) -> Result<serde_json::Value, ClientError> {
+        let deadline = Instant::now() + self.timeout;
+        let body = self.call(Lane::PointRead, OP_UPSTREAMS, Bytes::new(), Repeat::Always, deadline).await?;
+        serde_json::from_slice(&body).map_err(|error| ClientError::Broken(error.to_string()))
+    }
+
     /// Asks about the cluster; the answer is JSON of the question's own form. Commands carry their request's number, so that they
     /// repeat safely.
     ///
@@ -407,7 +417,7 @@ impl Node {
                 }
                 Err(ClientError::Refused(refusal))
             }
-            CallError::Full { .. } if Instant::now() < deadline => {
+            CallError::Full { .. } | CallError::AnswersOpen { .. } if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(LANE_FULL_WAIT_MS)).await;
                 Ok(())
             }
@@ -447,6 +457,7 @@ impl Node {
                 ClientError::Refused(Refusal::limit("request", bytes, FRAME_BYTES_MAX, "bytes"))
             }
             CallError::Full { .. } => ClientError::Refused(Refusal::overloaded("this client's lane")),
+            CallError::AnswersOpen { .. } => ClientError::Refused(Refusal::new(Reason::Overloaded, error.to_string())),
             CallError::AnswerTooLarge { .. } => ClientError::AnswerTooLarge,
             CallError::Protocol { .. } => ClientError::Broken(error.to_string()),
         }
@@ -533,6 +544,7 @@ fn streamed(error: CallError) -> ClientError {
     match error {
         CallError::Refused { status, body } => ClientError::Refused(refusal_of(status, &body)),
         CallError::Timeout { limit } => ClientError::Timeout { limit },
+        CallError::AnswersOpen { .. } => ClientError::Refused(Refusal::new(Reason::Overloaded, error.to_string())),
         other => ClientError::Broken(format!("the answer broke off: {other}")),
     }
 }

@@ -4,6 +4,7 @@
 //! start or would soon stop, `Warn` that it works, but not as the profile means it.
 //! Does not: fix anything.
 
+use qmesh_storage::io::glommio::MEMLOCK_BYTES_MIN;
 use serde::Serialize;
 
 use super::host::{DataFolder, Host, KernelVersion};
@@ -100,7 +101,7 @@ pub fn ring(profile: &Profile, host: &Host) -> Row {
     let storage = &profile.storage;
     let wanted = match storage.backend {
         Backend::Threads => return Row::ok("io_uring", "not needed", "not tried"),
-        Backend::TokioUring => format!("permitted, for {}", storage.backend.word()),
+        Backend::TokioUring | Backend::Glommio => format!("permitted, for {}", storage.backend.word()),
     };
     match ring_obstacle(&host.ring) {
         None => Row::ok("io_uring", wanted, "permitted"),
@@ -126,7 +127,7 @@ fn kernel(profile: &Profile, host: &Host) -> Row {
 }
 
 fn cores(profile: &Profile, host: &Host) -> Row {
-    let count = core_count(profile.cpu.cores, host);
+    let count = core_count(profile, host);
     let row = Row::ok("cpus", format!("{count} cores, {}", pinning(profile)), format!("{} CPUs", host.cpus.len()));
     let verdict = if host.cpus.len() < count { Verdict::Warn } else { Verdict::Ok };
     row.but(verdict, format!("set cpu.cores = {} or allow more CPUs", host.cpus.len().max(1)))
@@ -148,7 +149,7 @@ fn governor(profile: &Profile, host: &Host) -> Row {
 
 fn memory(profile: &Profile, host: &Host) -> Row {
     let storage = &profile.storage;
-    let cores = core_count(profile.cpu.cores, host) as u64;
+    let cores = core_count(profile, host) as u64;
     let backlog = (storage.backlog_mib_max << 20).saturating_mul(cores);
     let wanted = cache_bytes(storage.cache_mib, host.memory_bytes).saturating_add(backlog);
     let row = Row::ok("memory", format!("{} for cache and backlog", bytes(wanted)), bytes(host.memory_bytes));
@@ -166,7 +167,14 @@ fn memory(profile: &Profile, host: &Host) -> Row {
 pub fn memlock(profile: &Profile, host: &Host) -> Row {
     let wanted = profile.limits.memlock_mib << 20;
     let hard = host.memlock.hard;
-    let verdict = if hard < wanted { Verdict::Warn } else { Verdict::Ok };
+    let needed = if profile.storage.backend == Backend::Glommio { MEMLOCK_BYTES_MIN } else { 0 };
+    let verdict = if hard < needed {
+        Verdict::Fail
+    } else if hard < wanted {
+        Verdict::Warn
+    } else {
+        Verdict::Ok
+    };
     let fix = format!("ulimit -H -l {}, or LimitMEMLOCK={wanted} in the systemd unit", wanted >> 10);
     Row::ok("memlock", bytes(wanted), limit(hard, bytes)).but(verdict, fix)
 }
@@ -248,8 +256,8 @@ fn space(profile: &Profile, host: &Host, data: &DataFolder) -> Row {
     let storage = &profile.storage;
     // One segment in use and those ahead, for each log.
     let logs = match storage.logs {
-        Logs::PerCore => core_count(profile.cpu.cores, host) as u64,
-        Logs::PerShard => u64::from(crate::limits::SHARDS_DEFAULT).max(core_count(profile.cpu.cores, host) as u64),
+        Logs::PerCore => core_count(profile, host) as u64,
+        Logs::PerShard => u64::from(crate::limits::SHARDS_DEFAULT).max(core_count(profile, host) as u64),
     };
     let segment = storage.segment_mib << 20;
     let needed = segment.saturating_mul((1 + storage.segments_ahead) * logs);

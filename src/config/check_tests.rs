@@ -69,7 +69,8 @@ fn s9_1_14_limits_are_judged_by_what_they_can_be_raised_to() {
     expect("default", &limits(8 << 20, 16_384), &[]);
     expect("default", &limits((8 << 20) - 1, 16_383), &[("memlock", Verdict::Warn), ("open files", Verdict::Warn)]);
     expect("default", &limits(0, 511), &[("memlock", Verdict::Warn), ("open files", Verdict::Fail)]);
-    expect("nvme-dedicated", &limits(2 << 20, 1 << 20), &[("memlock", Verdict::Warn)]);
+    expect("nvme-dedicated", &limits(512 << 10, 1 << 20), &[("memlock", Verdict::Warn)]);
+    expect("nvme-dedicated", &limits((512 << 10) - 1, 1 << 20), &[("memlock", Verdict::Fail)]);
 }
 
 #[test]

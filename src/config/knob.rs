@@ -180,6 +180,8 @@ choice! {
     Backend {
         /// io_uring on the core's own loop.
         TokioUring = "tokio-uring",
+        /// glommio on a storage thread beside each core.
+        Glommio = "glommio",
         /// Blocking calls on a small thread pool; needs no io_uring.
         Threads = "threads",
     }
@@ -231,7 +233,7 @@ mod tests {
             check::<Share>(refused, None);
         }
         check("\"tokio-uring\"", Some(Backend::TokioUring));
-        check::<Backend>("\"glommio\"", None);
+        check("\"glommio\"", Some(Backend::Glommio));
         check::<Backend>("\"uring\"", None);
         check::<Logs>("[]", None);
     }

@@ -12,6 +12,7 @@ mod nearest;
 pub mod probe;
 pub mod resolve;
 pub mod tuning;
+pub mod upstream;
 
 pub use check::{Row, Verdict, check};
 pub use gateway::{Gateway, GatewayError};

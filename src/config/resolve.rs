@@ -18,6 +18,8 @@ const MIB: u64 = 1 << 20;
 pub struct Resolved {
     /// The CPU that each core's thread is bound to, or `None` where it is not; one entry a core, at least one.
     pub cpu_of_core: Vec<Option<usize>>,
+    /// The CPU that each core's storage thread is bound to, or `None` where it is not; as many as cores.
+    pub storage_cpu_of_core: Vec<Option<usize>>,
     /// How long an idle core polls its inbox before it sleeps.
     pub busy_poll: Duration,
     /// The log and the memory above it.
@@ -66,6 +68,10 @@ pub struct ResolvedStorage {
     pub cache_bytes_per_core: u64,
     /// Speed of the background scrub of one core; `None` is off.
     pub scrub_bytes_per_second: Option<u64>,
+    /// Time between two background scrubs.
+    pub scrub_interval: Duration,
+    /// Memory for vertices whose parents are not here, over all cores.
+    pub staged_bytes_max: u64,
 }
 
 /// Sockets and connections, as numbers.
@@ -107,6 +113,7 @@ pub fn resolve(profile: &Profile, host: &Host) -> Result<Resolved, Unmet> {
     let mut remarks = Vec::new();
     let backend = backend(profile, host, &mut remarks)?;
     let cpu_of_core = cpu_of_core(profile, host, &mut remarks);
+    let storage_cpu_of_core = storage_cpu_of_core(backend, &cpu_of_core, host);
     let storage = &profile.storage;
     let net = &profile.net;
     Ok(Resolved {
@@ -123,6 +130,8 @@ pub fn resolve(profile: &Profile, host: &Host) -> Result<Resolved, Unmet> {
             backlog_bytes_max: size(storage.backlog_mib_max * MIB),
             cache_bytes_per_core: cache_bytes(storage.cache_mib, host.memory_bytes) / cpu_of_core.len() as u64,
             scrub_bytes_per_second: (storage.scrub_mib_s != 0).then_some(storage.scrub_mib_s * MIB),
+            scrub_interval: Duration::from_secs(storage.scrub_interval_s),
+            staged_bytes_max: storage.staged_mib_max * MIB,
         },
         consensus_ms: (
             profile.consensus.heartbeat_ms,
@@ -142,6 +151,7 @@ pub fn resolve(profile: &Profile, host: &Host) -> Result<Resolved, Unmet> {
         memlock_bytes: profile.limits.memlock_mib * MIB,
         nofile: profile.limits.nofile,
         cpu_of_core,
+        storage_cpu_of_core,
         remarks,
     })
 }
@@ -158,8 +168,10 @@ pub(super) fn cache_bytes(share: Share, memory_bytes: u64) -> u64 {
 const SMALL_HOST_CPUS: usize = 3;
 
 /// How many cores the profile means on this host.
-pub(super) fn core_count(cores: Cores, host: &Host) -> usize {
-    match cores {
+pub(super) fn core_count(profile: &Profile, host: &Host) -> usize {
+    match profile.cpu.cores {
+        // The other half is for the storage threads.
+        Cores::Auto if profile.storage.backend == Backend::Glommio => (host.cpus.len() / 2).max(1),
         // The disk's kernel threads and whoever asks need a CPU too; on a small host a core less serves more.
         Cores::Auto if host.cpus.len() <= SMALL_HOST_CPUS => host.cpus.len().saturating_sub(1).max(1),
         Cores::Auto => host.cpus.len(),
@@ -192,7 +204,7 @@ fn backend(profile: &Profile, host: &Host, remarks: &mut Vec<String>) -> Result<
     let wanted = profile.storage.backend;
     let obstacle = match wanted {
         Backend::Threads => None,
-        Backend::TokioUring => ring_obstacle(&host.ring),
+        Backend::TokioUring | Backend::Glommio => ring_obstacle(&host.ring),
     };
     match (obstacle, profile.storage.fallback) {
         (None, _) => Ok(wanted),
@@ -207,7 +219,7 @@ fn backend(profile: &Profile, host: &Host, remarks: &mut Vec<String>) -> Result<
 }
 
 fn cpu_of_core(profile: &Profile, host: &Host, remarks: &mut Vec<String>) -> Vec<Option<usize>> {
-    let cores = core_count(profile.cpu.cores, host);
+    let cores = core_count(profile, host);
     if !profile.cpu.pin || host.cpus.is_empty() {
         return vec![None; cores];
     }
@@ -217,6 +229,15 @@ fn cpu_of_core(profile: &Profile, host: &Host, remarks: &mut Vec<String>) -> Vec
         return vec![None; cores];
     }
     host.cpus.iter().take(cores).copied().map(Some).collect()
+}
+
+/// The CPUs behind those of the cores, where there is one for each storage thread.
+fn storage_cpu_of_core(backend: Backend, cpu_of_core: &[Option<usize>], host: &Host) -> Vec<Option<usize>> {
+    let cores = cpu_of_core.len();
+    if backend != Backend::Glommio || cpu_of_core.contains(&None) || host.cpus.len() < 2 * cores {
+        return vec![None; cores];
+    }
+    host.cpus[cores..2 * cores].iter().copied().map(Some).collect()
 }
 
 /// A checked key's number as a size in memory. Every range of a key lies far below what 64 bits hold.
@@ -244,6 +265,8 @@ mod tests {
         assert_eq!(resolved.storage.segment_bytes, 64 << 20);
         assert_eq!(resolved.storage.round_bytes_eager, 32 << 10);
         assert_eq!(resolved.storage.scrub_bytes_per_second, Some(32 << 20));
+        assert_eq!(resolved.storage.scrub_interval, Duration::from_secs(24 * 3600));
+        assert_eq!(resolved.storage.staged_bytes_max, 256 << 20);
         assert_eq!(resolved.net.udp_recv_buffer_bytes, 2 << 20);
         assert_eq!(resolved.net.request_timeout, Duration::from_secs(30));
         assert_eq!(resolved.memlock_bytes, 8 << 20);
@@ -267,6 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn s8_4_storage_threads_have_cpus_of_their_own_where_there_are_enough() {
+        for (text, cores, storage) in [
+            ("", vec![Some(0), Some(2), Some(4), Some(6)], vec![None; 4]),
+            ("[storage]\nbackend = \"glommio\"", vec![Some(0), Some(2)], vec![Some(4), Some(6)]),
+            ("[storage]\nbackend = \"glommio\"\n[cpu]\ncores = 1", vec![Some(0)], vec![Some(2)]),
+            ("[storage]\nbackend = \"glommio\"\n[cpu]\ncores = 3", vec![Some(0), Some(2), Some(4)], vec![None; 3]),
+            ("[storage]\nbackend = \"glommio\"\n[cpu]\npin = false", vec![None; 2], vec![None; 2]),
+        ] {
+            let resolved = resolve(&profile(text), &host()).unwrap();
+            assert_eq!((resolved.cpu_of_core, resolved.storage_cpu_of_core), (cores, storage), "{text}");
+        }
+        let one = Host { cpus: vec![3], ..host() };
+        let resolved = resolve(&profile("[storage]\nbackend = \"glommio\""), &one).unwrap();
+        assert_eq!((resolved.cpu_of_core, resolved.storage_cpu_of_core), (vec![Some(3)], vec![None]));
+    }
+
+    #[test]
     fn s8_4_without_a_ring_the_profile_decides() {
         for ring in [
             RingPermission::DisabledBySysctl,
@@ -280,6 +320,8 @@ mod tests {
             let fallback = resolve(&profile(""), &denied).unwrap();
             assert_eq!(fallback.storage.backend, Backend::Threads);
             assert_eq!(fallback.remarks.len(), 1);
+            let glommio = profile("[storage]\nbackend = \"glommio\"\nfallback = \"refuse\"");
+            assert!(resolve(&glommio, &denied).is_err());
             let threads = profile("[storage]\nbackend = \"threads\"\nfallback = \"refuse\"");
             assert_eq!(resolve(&threads, &denied).unwrap().remarks.len(), 0);
         }

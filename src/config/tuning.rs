@@ -163,7 +163,7 @@ pub const SHIPPED: [Shipped; 6] = shipped! {
     "laptop": "A machine that does other things too: two cores, no pinning, little memory, page cache instead of direct I/O.",
     "latency": "The shortest answers: cores poll before they sleep, rounds stay small.",
     "throughput": "The most records a second: large rounds, three of them in flight, large socket buffers.",
-    "nvme-dedicated": "Many cores and fast disks: pinned, large rounds past the page cache, cores poll before they sleep.",
+    "nvme-dedicated": "Many cores and fast disks: a glommio storage thread beside each core, pinned, large rounds, cores poll before they sleep.",
     "low-memory": "Hosts with a GiB or less: one core, small segments, small buffers.",
 };
 
@@ -220,7 +220,7 @@ sections! {
     /// Cores and how they wait.
     cpu: Cpu {
         cores: Cores = "\"auto\"", "cores", (1, 1024),
-            "How many cores serve. Each runs one event loop with its own sockets and shards. \"auto\" takes every CPU this process may run on, but leaves one to others where there are three or fewer.";
+            "How many cores serve. Each runs one event loop with its own sockets and shards. \"auto\" takes every CPU this process may run on, but leaves one to others where there are three or fewer, and half of them to storage threads with glommio.";
         pin: bool = "true", "", (0, 0),
             "Bind each core's thread to one CPU. Keeps caches warm; harmful where other programs need the same CPUs.";
         busy_poll_us: u64 = "0", "microseconds", (0, 10_000),
@@ -229,7 +229,7 @@ sections! {
     /// The log and the memory above it.
     storage: Storage {
         backend: Backend = "\"tokio-uring\"", "", (0, 0),
-            "What writes the log: \"tokio-uring\" on the core's own loop, \"threads\" with blocking calls and no io_uring.";
+            "What writes the log: \"tokio-uring\" on the core's own loop, \"glommio\" on a storage thread beside each core, \"threads\" with blocking calls and no io_uring.";
         fallback: Fallback = "\"threads\"", "", (0, 0),
             "Where io_uring is not permitted: \"refuse\" to start and say how to permit it, or go on with \"threads\" and say so.";
         direct: bool = "true", "", (0, 0),
@@ -252,6 +252,10 @@ sections! {
             "Memory for vertices read lately, shared evenly by the cores: a number, or a share of the memory such as \"25%\".";
         scrub_mib_s: u64 = "32", "MiB/s", (0, 10_000),
             "How fast sealed segments are read again and checked in the background, a core. 0 turns the background scrub off.";
+        scrub_interval_s: u64 = "86400", "seconds", (1, 31_536_000),
+            "Time between the end of a background scrub and the beginning of the next. Shorter: rot is found sooner, and the disk reads more.";
+        staged_mib_max: u64 = "256", "MiB", (1, 65_536),
+            "Memory for vertices whose parents are not here (put with allow_missing_parents). Each takes about 1 KiB; above it they are refused until parents come.";
     }
     /// Sockets and connections.
     net: Net {
@@ -369,6 +373,10 @@ impl Profile {
             ),
             (("net.keep_alive_s", net.keep_alive_s), ("net.idle_timeout_s", net.idle_timeout_s), 1, true),
         ];
+        if storage.backend == Backend::Glommio && !storage.direct {
+            let rule = "storage.backend = \"glommio\" needs storage.direct = true: it knows no page cache".to_owned();
+            return Err(TuningError::Contradiction { name: self.name.clone(), rule });
+        }
         for ((small_key, small), (large_key, large), scale, strict) in rules {
             let large_scaled = large * scale;
             if large_scaled < small || (strict && large_scaled == small) {

@@ -122,6 +122,10 @@ fn s8_4_a_refused_profile_names_key_value_and_range() {
             "own.toml: storage.round_mib_max = 8 must be at most storage.backlog_mib_max = 7",
         ),
         ("[storage]\nsegment_mib = 8", "own.toml: storage.round_mib_max = 8 must be less than storage.segment_mib = 8"),
+        (
+            "[storage]\nbackend = \"glommio\"\ndirect = false",
+            "own.toml: storage.backend = \"glommio\" needs storage.direct = true: it knows no page cache",
+        ),
         ("[net]\nkeep_alive_s = 300", "own.toml: net.keep_alive_s = 300 must be less than net.idle_timeout_s = 300"),
     ] {
         assert_eq!(refusal(text), expected, "{text}");

@@ -13,6 +13,7 @@ pub mod pipeline;
 pub mod query;
 pub mod quic;
 pub mod rate;
+pub mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -64,10 +65,16 @@ pub struct Context {
     pub router: Router,
     /// The node's facts.
     pub facts: std::sync::Arc<NodeFacts>,
+    /// This core's ways to the MCP servers behind the gateway.
+    pub upstreams: std::rc::Rc<upstream::Upstreams>,
+    /// Seals what clients of earlier revisions carry for the cluster's gateways.
+    pub seal: std::rc::Rc<mcp::Seal>,
     /// Turns true when the doors are to drain.
     pub draining: watch::Receiver<bool>,
     /// Who may ask, and how often; `None` is everyone, as often as they like.
     pub gate: Option<Rc<gate::Gate>>,
+    /// The principal of the request that this is a copy for, if it has one.
+    pub caller: Option<u128>,
 }
 
 impl Context {
@@ -122,6 +129,8 @@ pub struct Figures {
     pub backend: String,
     /// Where HTTP listens.
     pub http: String,
+    /// Whether that is HTTPS.
+    pub https: bool,
     /// Where QUIC listens.
     pub quic: String,
     /// Seconds since the node started.
@@ -172,6 +181,7 @@ pub async fn figures(context: &Context) -> Result<Figures, Refusal> {
         profile: facts.profile.clone(),
         backend: facts.backend.clone(),
         http: facts.http.to_string(),
+        https: facts.https,
         quic: facts.quic.to_string(),
         cpu_us: crate::runtime::process_cpu_us(),
         resident_bytes: crate::runtime::resident_bytes(),

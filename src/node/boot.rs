@@ -74,6 +74,8 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         ref_events: ref_events.clone(),
         boot: u64::from_le_bytes(random()),
         questions: Questions::default(),
+        staged_bytes_max: resolved.storage.staged_bytes_max,
+        staging_bytes: std::sync::atomic::AtomicU64::new(0),
     });
 
     let mut listeners = Vec::with_capacity(core_count);
@@ -150,6 +152,10 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let (life_sender, life) = mpsc::channel(core_count * LIFE_MESSAGES_PER_CORE);
     let (drain, draining) = watch::channel(false);
     let (end, over) = watch::channel(false);
+    let gateway_secret: Arc<[u8]> = super::cluster::gateway_secret(&options.data)?.into();
+    let (publish, upstreams) = crate::gateway::upstream::publication();
+    let folder = options.upstreams.clone().unwrap_or_else(|| options.data.join("upstreams.d"));
+    let mut follow_upstreams = Some((folder, publish));
     let mut starts = Vec::with_capacity(core_count);
     let mut threads = Vec::with_capacity(core_count);
     for (index, (inbox, http)) in receivers.into_iter().zip(listeners).enumerate() {
@@ -163,10 +169,11 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             feed: feed_sender.clone(),
             ref_events: ref_events.clone(),
             backend,
+            storage_cpu: resolved.storage_cpu_of_core[index],
             directory: options.data.clone(),
             log_options: log_options(&resolved),
             cache_bytes: resolved.storage.cache_bytes_per_core,
-            scrub_bytes_per_second: resolved.storage.scrub_bytes_per_second,
+            scrub: resolved.storage.scrub_bytes_per_second.map(|pace| (pace, resolved.storage.scrub_interval)),
             busy_poll: resolved.busy_poll,
             boot: boot_sender.clone(),
             start,
@@ -180,6 +187,9 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             endpoint_options: endpoint_options(&resolved),
             gate: gate.clone(),
             gate_drivers: gate_drivers.take(),
+            gateway_secret: gateway_secret.clone(),
+            upstreams: upstreams.clone(),
+            follow_upstreams: follow_upstreams.take(),
             cluster: cluster.clone(),
         };
         let plan = CorePlan {

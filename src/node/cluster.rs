@@ -194,6 +194,18 @@ pub fn authority(data: &Path) -> Result<Option<Authority>, ClusterError> {
     authority.map(Some).map_err(|error| ClusterError::Identity(error.to_string()))
 }
 
+/// What all gateways of a cluster know and nobody else: the key of the cluster's authority where this node has it, else that of its own,
+/// and then no other gateway opens what this one sealed.
+///
+/// # Errors
+/// The file's.
+pub fn gateway_secret(data: &Path) -> Result<Vec<u8>, ClusterError> {
+    let cluster = data.join("ca").join("ca.key");
+    let path = if cluster.exists() { cluster } else { data.join("tls").join("ca.key") };
+    let text = std::fs::read_to_string(&path).map_err(|error| ClusterError::Io { path: path.clone(), error })?;
+    Ok(text.trim().as_bytes().to_vec())
+}
+
 /// Makes the first node of a new cluster and the cluster's authority.
 ///
 /// # Errors

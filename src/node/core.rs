@@ -12,7 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender as BlockingSender;
 use qmesh_net::io::endpoint::EndpointOptions;
 use qmesh_storage::LogOptions;
-use qmesh_storage::io::{Disk, threads::ThreadDisk, uring::UringDisk};
+use qmesh_storage::io::{Disk, glommio::GlommioDisk, threads::ThreadDisk, uring::UringDisk};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::takes_part::{ClusterParts, Part, hand_over};
@@ -72,10 +72,13 @@ pub(super) struct CoreParts {
     pub(super) feed: crate::runtime::Sender<Item>,
     pub(super) ref_events: broadcast::Sender<Arc<RefRecord>>,
     pub(super) backend: Backend,
+    /// The CPU of this core's storage thread, where the backend has one and it is bound.
+    pub(super) storage_cpu: Option<usize>,
     pub(super) directory: PathBuf,
     pub(super) log_options: LogOptions,
     pub(super) cache_bytes: u64,
-    pub(super) scrub_bytes_per_second: Option<u64>,
+    /// Bytes a second of the background scrub, and the time between two; `None`: there is none.
+    pub(super) scrub: Option<(u64, Duration)>,
     pub(super) busy_poll: Duration,
     pub(super) boot: BlockingSender<Boot>,
     pub(super) start: oneshot::Receiver<Start>,
@@ -91,6 +94,12 @@ pub(super) struct CoreParts {
     pub(super) gate: Option<Blueprint>,
     /// What one core does for the gates of all.
     pub(super) gate_drivers: Option<Drivers>,
+    /// What all gateways of a cluster know and nobody else.
+    pub(super) gateway_secret: Arc<[u8]>,
+    /// What MCP servers behind the gateway offer.
+    pub(super) upstreams: gateway::upstream::Published,
+    /// For the one core that follows them: the folder of their declarations, and where it publishes.
+    pub(super) follow_upstreams: Option<(PathBuf, gateway::upstream::Publisher)>,
     /// With other nodes: what this core is told of them.
     pub(super) cluster: Option<ClusterParts>,
 }
@@ -132,7 +141,18 @@ pub(super) async fn run(mut parts: CoreParts) {
         crate::runtime::spawn(drivers.run());
     }
     let gate = parts.gate.map(|blueprint| Rc::new(Gate::new(blueprint)));
-    let context = Context { router, facts: parts.facts.clone(), draining: parts.draining.clone(), gate };
+    if let Some((folder, publish)) = parts.follow_upstreams {
+        gateway::upstream::follow(folder, publish);
+    }
+    let context = Context {
+        router,
+        facts: parts.facts.clone(),
+        upstreams: gateway::upstream::Upstreams::new(parts.upstreams),
+        seal: Rc::new(gateway::mcp::Seal::new(&parts.gateway_secret)),
+        draining: parts.draining.clone(),
+        gate,
+        caller: None,
+    };
     let doors = gateway::Doors {
         http: parts.http,
         https: parts.https,
@@ -143,7 +163,7 @@ pub(super) async fn run(mut parts: CoreParts) {
     match gateway::open(doors, context) {
         Ok(doors) => {
             drop(parts.life.try_send(Life::Serving(Ok(()))));
-            scrub_in_background(&host, parts.scrub_bytes_per_second);
+            scrub_in_background(&host, parts.scrub);
             doors.await;
             hand_over(&host).await;
             drop(parts.life.try_send(Life::Drained));
@@ -159,6 +179,7 @@ async fn open(parts: &CoreParts, part: Option<&Part>) -> Result<Rc<Host>, String
     let direct = parts.log_options.direct;
     let disk: Rc<dyn Disk> = match parts.backend {
         Backend::TokioUring => Rc::new(UringDisk::start(direct).map_err(not_started)?),
+        Backend::Glommio => Rc::new(GlommioDisk::start(parts.storage_cpu).map_err(not_started)?),
         Backend::Threads => Rc::new(ThreadDisk::start(DISK_THREADS, direct).map_err(not_started)?),
     };
     let host_parts = HostParts {
@@ -229,15 +250,12 @@ fn serve_inbox(host: Rc<Host>, mut inbox: Receiver<Message>, busy_poll: Duration
     });
 }
 
-/// Time between two scrubs of all sealed segments.
-const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-
-fn scrub_in_background(host: &Rc<Host>, bytes_per_second: Option<u64>) {
-    let Some(bytes_per_second) = bytes_per_second else { return };
+fn scrub_in_background(host: &Rc<Host>, scrub: Option<(u64, Duration)>) {
+    let Some((bytes_per_second, interval)) = scrub else { return };
     for (number, log) in host.logs() {
         crate::runtime::spawn(async move {
             loop {
-                tokio::time::sleep(SCRUB_INTERVAL).await;
+                tokio::time::sleep(interval).await;
                 let report = log.scrub(bytes_per_second, &mut |_, _| {}).await;
                 if report.damages.is_empty() {
                     tracing::info!(log = number, ?report, "scrub found nothing");

@@ -33,6 +33,8 @@ pub struct UpOptions {
     pub quic: SocketAddr,
     /// Name of a shipped tuning profile, or path of a file.
     pub tuning: String,
+    /// The folder with the declarations of MCP servers behind the gateway; `upstreams.d` in the data directory when it is none.
+    pub upstreams: Option<PathBuf>,
     /// Whether the HTTP door speaks TLS.
     pub https: bool,
     /// The gateway's file.

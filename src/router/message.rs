@@ -107,6 +107,12 @@ pub struct LogFigures {
     pub sync_us_total: u64,
     /// The slowest sync, in microseconds.
     pub sync_us_max: u64,
+    /// Scrubs that read all sealed segments since start.
+    pub scrubs: u64,
+    /// Bytes that they read and checked.
+    pub scrub_bytes: u64,
+    /// Damaged places that the last of them found.
+    pub scrub_damages: u64,
     /// Whether writes are refused because the disk is full.
     pub disk_full: bool,
 }

@@ -1,15 +1,17 @@
 //! The hall: from a key to the core that owns it, and from a question about the graph to the skeleton.
 //!
 //! Promises: a request crosses at most one inbox each way; a full inbox is answered Overloaded; a put whose parents are not
-//! here is refused before anything is written; a graph question sees everything this node had committed when it was asked.
+//! here is refused before anything is written, and so is one that would wait for them without memory to wait in; a graph question sees everything this node had committed when it was asked.
 //! Does not: know how a shard stores anything.
 
+mod admission;
 pub mod message;
 pub mod peers;
 pub mod slots;
 pub mod wire;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +30,7 @@ use crate::dag::skeleton::{Number, Skeleton};
 use crate::dag::walk::{Scratch, Step};
 use crate::error::{Reason, Refusal};
 use crate::feed::Progress;
-use crate::ids::{ShardId, Token, VertexId};
+use crate::ids::{LogIndex, ShardId, Token, VertexId};
 use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, WALK_EDGES_PER_SLICE};
 use crate::runtime::{Full, Sender};
 use message::{CoreStats, Message, PutReceipt, RefReceipt, Reply};
@@ -52,6 +54,10 @@ pub struct Shared {
     pub boot: u64,
     /// What was asked about the graph so far.
     pub questions: Questions,
+    /// Memory of vertices that wait for parents, above which no further one is taken, in bytes.
+    pub staged_bytes_max: u64,
+    /// Memory that is reserved for vertices on their way which may have to wait, in bytes.
+    pub staging_bytes: AtomicU64,
 }
 
 /// Questions about the graph since the node started, over all cores.
@@ -142,7 +148,8 @@ impl Router {
 
     /// Makes verified vertices durable. `each` is told the outcome of every record by its position, as cores answer.
     ///
-    /// Parents must exist, or stand earlier in the same request, unless `options` say otherwise.
+    /// Parents must exist, or stand earlier in the same request, unless `options` say otherwise; then there must be memory to
+    /// wait for them.
     pub async fn put(
         &self,
         records: Vec<SealedVertex>,
@@ -155,12 +162,11 @@ impl Router {
             }
             return;
         }
-        let refused = if options.allow_missing_parents { Vec::new() } else { self.missing_parents(&records).await };
-        let mut refused = refused.into_iter().peekable();
+        let (refused, reservation) = self.admit(&records, options).await;
         let core_count = self.0.shared.inboxes.len();
         let mut by_core: Vec<(Vec<usize>, Vec<SealedVertex>)> = vec![Default::default(); core_count];
-        for (at, record) in records.into_iter().enumerate() {
-            if let Some((_, refusal)) = refused.next_if(|(refused_at, _)| *refused_at == at) {
+        for (at, (record, refusal)) in records.into_iter().zip(refused).enumerate() {
+            if let Some(refusal) = refusal {
                 each(at, Err(refusal));
                 continue;
             }
@@ -176,11 +182,29 @@ impl Router {
             let answer = self.ask(core, |reply| Message::Put { records, reply });
             waiting.push(async move { (places, answer.await) });
         }
+        let mut tokens: HashMap<ShardId, LogIndex> = HashMap::new();
         while let Some((places, answer)) = waiting.next().await {
             match answer {
-                Ok(outcomes) => places.into_iter().zip(outcomes).for_each(|(at, outcome)| each(at, outcome)),
+                Ok(outcomes) => {
+                    for (at, outcome) in places.into_iter().zip(outcomes) {
+                        if let (Ok(receipt), true) = (&outcome, reservation.is_some()) {
+                            let last = tokens.entry(receipt.shard).or_default();
+                            *last = receipt.index.max(*last);
+                        }
+                        each(at, outcome);
+                    }
+                }
                 Err(refusal) => places.into_iter().for_each(|at| each(at, Err(refusal.clone()))),
             }
+        }
+        if let Some(reservation) = reservation {
+            let router = self.clone();
+            crate::runtime::spawn(async move {
+                for (shard, index) in tokens {
+                    router.progress().caught_up(Some(Token { shard, index })).await;
+                }
+                drop(reservation);
+            });
         }
     }
 
@@ -387,42 +411,6 @@ impl Router {
         self.progress().caught_up(token).await;
         let scratch = self.0.scratch.borrow_mut().pop().unwrap_or_default();
         self.0.shared.questions.walked(|| Machine::with_scratch(query, self.skeleton(), self.boot(), scratch))
-    }
-
-    /// The refusals of records whose parents are neither here nor earlier in the request, in the order of the records.
-    async fn missing_parents(&self, records: &[SealedVertex]) -> Vec<(usize, Refusal)> {
-        let mut unsure: Vec<(usize, VertexId)> = Vec::new();
-        for (at, record) in records.iter().enumerate() {
-            for parent in record.parents() {
-                if !self.skeleton().view().contains(&parent)
-                    && !records[..at].iter().any(|earlier| earlier.id() == parent)
-                {
-                    unsure.push((at, parent));
-                }
-            }
-        }
-        if unsure.is_empty() {
-            return Vec::new();
-        }
-        let ids: Vec<VertexId> = unsure.iter().map(|&(_, id)| id).collect();
-        let mut refused: Vec<(usize, Refusal)> = Vec::new();
-        for (chunk, places) in ids.chunks(GET_BATCH_MAX).zip(unsure.chunks(GET_BATCH_MAX)) {
-            let answers = self.has(chunk).await;
-            for (nth, &(at, parent)) in places.iter().enumerate() {
-                let refusal = match &answers {
-                    Ok(found) if found[nth] => continue,
-                    Ok(_) => Refusal::new(
-                        Reason::MissingParents,
-                        format!("parent {parent} is not here; put it first, or allow missing parents"),
-                    ),
-                    Err(refusal) => refusal.clone(),
-                };
-                if refused.last().is_none_or(|(last, _)| *last != at) {
-                    refused.push((at, refusal));
-                }
-            }
-        }
-        refused
     }
 
     /// Asks the cores that own `ids` and puts their answers back into the order of the ids.

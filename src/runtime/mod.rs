@@ -78,6 +78,15 @@ where
     tokio::task::spawn_local(future);
 }
 
+/// Runs what may block on a thread of its own, and waits for it without holding this core.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // It is not cancelled, so it panicked: go on with that.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// Completes when the process is asked to stop: SIGTERM or SIGINT.
 ///
 /// # Errors

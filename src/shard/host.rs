@@ -517,6 +517,9 @@ impl Host {
                 syncs: stats.syncs,
                 sync_us_total: stats.sync_us_total,
                 sync_us_max: stats.sync_us_max,
+                scrubs: stats.scrubs,
+                scrub_bytes: stats.scrub_bytes,
+                scrub_damages: stats.scrub_damages,
                 disk_full: stats.disk_full,
             });
         }

@@ -1,7 +1,8 @@
-//! Disks: what the log asks of a device, and the three that can answer.
+//! Disks: what the log asks of a device, and the four that can answer.
 //!
 //! ```text
 //! uring    io_uring on the core's own loop (tokio-uring)
+//! glommio  io_uring on a thread of its own, past the page cache
 //! threads  pwrite and fdatasync on a few threads, for hosts without io_uring
 //! memory   no device at all, with seeded faults
 //! ```
@@ -10,9 +11,11 @@
 //! result. Does not: order operations; two that are in flight may finish either way.
 
 mod files;
+pub mod glommio;
 pub mod memory;
 mod pool;
 pub mod threads;
+mod transfer;
 pub mod uring;
 
 use crate::buffer::AlignedBuffer;

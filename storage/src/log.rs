@@ -229,6 +229,12 @@ pub struct LogStats {
     pub bytes_waiting: u64,
     /// Segments sealed since the log was opened.
     pub segments_sealed: u64,
+    /// Scrubs that came to their end since the log was opened.
+    pub scrubs: u64,
+    /// Bytes that they read.
+    pub scrub_bytes: u64,
+    /// Damaged places that the last of them found.
+    pub scrub_damages: u64,
     /// Whether the disk has no room for another segment.
     pub disk_full: bool,
 }

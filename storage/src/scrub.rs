@@ -81,6 +81,10 @@ impl Log {
             }
             before += u64::from(seal.end);
         }
+        let stats = &mut core.state.borrow_mut().stats;
+        stats.scrubs += 1;
+        stats.scrub_bytes += report.bytes;
+        stats.scrub_damages = report.damages.len() as u64;
         report
     }
 }

@@ -4,6 +4,7 @@
 mod scene;
 
 use qmesh_storage::io::Disk;
+use qmesh_storage::io::glommio::GlommioDisk;
 use qmesh_storage::io::memory::{Faults, MemoryDisk};
 use qmesh_storage::io::threads::ThreadDisk;
 use qmesh_storage::{LogOptions, OpenError, Opened, ReadError, inspect};
@@ -271,9 +272,11 @@ fn s1_1_9_a_missing_segment_is_refused() {
 #[test]
 fn s1_1_9_a_second_opener_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    for disk in
-        [Rc::new(ThreadDisk::start(1, false).unwrap()) as Rc<dyn Disk>, Rc::new(MemoryDisk::new(1, Faults::default()))]
-    {
+    for disk in [
+        Rc::new(ThreadDisk::start(1, false).unwrap()) as Rc<dyn Disk>,
+        Rc::new(GlommioDisk::start(None).unwrap()),
+        Rc::new(MemoryDisk::new(1, Faults::default())),
+    ] {
         on_core(async {
             let (log, driver, ..) = open(&disk, directory.path(), &options()).await.unwrap();
             drive(driver);
@@ -302,6 +305,9 @@ fn s1_1_9_a_scrub_finds_what_was_damaged() {
             [(2, 2 * BLOCK as u64)]
         );
         assert_eq!((found.frames, told), (clean.frames - 1, 100));
+        let stats = log.stats();
+        assert_eq!((stats.scrubs, stats.scrub_bytes), (2, clean.bytes + found.bytes));
+        assert_eq!(stats.scrub_damages, 1);
     });
 }
 
@@ -333,9 +339,14 @@ fn s1_1_9_offline_inspection_tells_what_is_missing_once() {
 
 #[test]
 fn s1_1_9_offline_inspection_tells_torn_from_damaged() {
+    let disks: [Rc<dyn Disk>; 2] =
+        [Rc::new(ThreadDisk::start(1, false).unwrap()), Rc::new(GlommioDisk::start(None).unwrap())];
+    disks.iter().for_each(tells_torn_from_damaged);
+}
+
+fn tells_torn_from_damaged(disk: &Rc<dyn Disk>) {
     let directory = tempfile::tempdir().unwrap();
-    let disk: Rc<dyn Disk> = Rc::new(ThreadDisk::start(1, false).unwrap());
-    on_core(many(&disk, directory.path(), false));
+    on_core(many(disk, directory.path(), false));
     let inspect = || {
         let mut last = (0, 0);
         let report =

@@ -5,6 +5,7 @@ mod scene;
 
 use qmesh_storage::Index;
 use qmesh_storage::io::Disk;
+use qmesh_storage::io::glommio::GlommioDisk;
 use qmesh_storage::io::memory::{Faults, MemoryDisk};
 use qmesh_storage::io::threads::ThreadDisk;
 use qmesh_storage::io::uring::{self, UringDisk};
@@ -91,4 +92,11 @@ fn s1_1_9_round_trip_uring() {
             story(disk, &directory.path().join("log")).await;
         });
     }
+}
+
+#[test]
+fn s1_1_9_round_trip_glommio() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk: Rc<dyn Disk> = Rc::new(GlommioDisk::start(None).unwrap());
+    on_core(story(disk, &directory.path().join("log")));
 }

@@ -1,13 +1,14 @@
 #!/bin/bash
 # The official MCP Inspector, in CLI mode, against a node's MCP door.
 #
-#     inspector.sh URL          for example http://127.0.0.1:8443/mcp
+#     inspector.sh URL [modern|legacy]     for example http://127.0.0.1:8443/mcp
 #
 # Lists and calls tools, reads resources, gets a prompt; checks the tools' schemas for portability. Exits 1 at the first mismatch.
 # It needs Node 22 or later, so it brings its own: both are installed into $QMESH_TOOLS (default ~/.cache/qmesh-tools) once.
 set -euo pipefail
 
-url=${1:?usage: inspector.sh URL}
+url=${1:?usage: inspector.sh URL [modern|legacy]}
+era=${2:-modern}
 tools=${QMESH_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/qmesh-tools}
 folder=$tools/inspector-2.12.0
 if [ ! -e "$folder/installed" ]; then
@@ -22,7 +23,7 @@ export MCP_CATALOG_PATH=$scratch/catalog.json
 
 inspect() {
     node "$folder/node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js" \
-        --cli "$url" --transport http --protocol-era modern "$@"
+        --cli "$url" --transport http --protocol-era "$era" "$@"
 }
 
 # check WHAT WANTED: the JSON on standard input has WANTED at the Python expression WHAT.
@@ -35,7 +36,7 @@ if found != sys.argv[2]:
 }
 
 inspect --method tools/list --strict >"$scratch/tools"
-check 'len(value["tools"])' 11 <"$scratch/tools"
+check 'len(value["tools"])' 12 <"$scratch/tools"
 check 'value["tools"][0]["name"]' dag_get <"$scratch/tools"
 check 'all(tool["outputSchema"]["type"] == "object" for tool in value["tools"])' True <"$scratch/tools"
 
@@ -63,4 +64,4 @@ check 'len(value["prompts"])' 2 <"$scratch/prompts"
 inspect --method prompts/get --prompt-name investigate_vertex --prompt-args "id=$id" >"$scratch/prompt"
 check 'len(value["messages"])' 5 <"$scratch/prompt"
 
-echo "inspector 2.12.0: tools, resources and prompts as expected"
+echo "inspector 2.12.0, $era: tools, resources and prompts as expected"

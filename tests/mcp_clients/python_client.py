@@ -43,7 +43,7 @@ def true(what: str, holds) -> None:
 
 TOOL_NAMES = [
     "dag_get", "dag_order", "dag_put", "dag_put_batch", "dag_relate", "dag_tips", "dag_verify", "dag_walk",
-    "node_status", "ref_get", "ref_set",
+    "node_status", "ref_get", "ref_set", "tools_search",
 ]
 
 
@@ -128,6 +128,8 @@ async def visit(url: str) -> None:
         status = await call("node_status", {})
         true("vertices", 4 <= status["vertices"])
         true("cores", (await call("node_status", {"view": "shards"}))["cores"])
+        found = await call("tools_search", {"query": "node status", "limit": 1})
+        same("found", [tool["name"] for tool in found["tools"]], ["node_status"])
         same("every tool was called", sorted(called), TOOL_NAMES)
 
         templates = (await client.list_resource_templates()).resource_templates

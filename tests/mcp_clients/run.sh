@@ -17,8 +17,9 @@ node=$!
 for _ in $(seq 200); do [ -s "$work/ready" ] && break; sleep 0.05; done
 url=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["mcp"])' "$work/ready")
 python3 "$here/python_client.py" "$url"
-"$here/inspector.sh" "$url"
+"$here/inspector.sh" "$url" modern
+"$here/inspector.sh" "$url" legacy
 kill "$node"
 wait "$node"
 node=
-echo "2 passed, 0 failed"
+echo "3 passed, 0 failed"

@@ -51,7 +51,8 @@ pub struct TransportOptions {
     pub handshake_timeout: Duration,
     /// Bytes of one stream that the peer may send ahead of our reading.
     pub stream_window_bytes: u32,
-    /// The same for all streams of a connection.
+    /// The same for all streams of a connection. Streams that are not read take their part of it: who reads several at his
+    /// leisure needs as many stream windows here, which [`ClientOptions`](crate::rpc::client::ClientOptions) sees to.
     pub connection_window_bytes: u32,
     /// Bytes of a connection that may be sent and not yet acknowledged.
     pub send_window_bytes: u64,

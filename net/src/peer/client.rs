@@ -36,7 +36,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Self, ConnectError> {
         let (tls, verdict) = member_client(credentials, expect)?;
-        let (endpoint, connection) = dial(address, SERVER_NAME, tls, &options.transport)
+        let (endpoint, connection) = dial(address, SERVER_NAME, tls, &options.transport())
             .await
             .map_err(|error| explain(error, address, &verdict))?;
         let Trusted { peer, .. } = trusted(&verdict, address)?;
@@ -55,7 +55,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Pinned, ConnectError> {
         let (tls, verdict) = pinned_client(fingerprint)?;
-        let (endpoint, connection) = dial(address, SERVER_NAME, tls, &options.transport)
+        let (endpoint, connection) = dial(address, SERVER_NAME, tls, &options.transport())
             .await
             .map_err(|error| explain(error, address, &verdict))?;
         let Trusted { peer, authority } = trusted(&verdict, address)?;

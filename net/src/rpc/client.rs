@@ -2,21 +2,22 @@
 //!
 //! Promises: calls of one lane share one long-lived stream and leave together in one write; at most
 //! `calls_in_flight_max` wait on a lane, one more is refused at once; every failure says whether the call may be
-//! repeated without being done twice; a dropped answer stream stops the work at the other side.
+//! repeated without being done twice; a dropped answer stream stops the work at the other side; answers that nobody reads,
+//! at most `answers_open_max`, leave the connection's window to everybody else.
 //! Does not: reconnect, retry, or interpret operations, status numbers or bodies.
 
 use std::{
-    collections::VecDeque,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt as _, Stream, pin_mut, select_biased};
+use futures_util::{FutureExt as _, pin_mut, select_biased};
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
+pub use super::answer::Answer;
 use super::outgoing::Outgoing;
 use crate::{
     assembly::Assembler,
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// Pieces that one read takes from a stream.
-const PIECES_PER_GULP: usize = 64;
+pub(super) const PIECES_PER_GULP: usize = 64;
 
 /// Bounds and times of a client.
 #[derive(Clone, Debug)]
@@ -43,6 +44,9 @@ pub struct ClientOptions {
     pub unsent_bytes_max: usize,
     /// Bytes of one whole answer; longer ones are for [`Client::call_streaming`].
     pub answer_bytes_max: usize,
+    /// Answers of [`Client::call_streaming`] that are open at a time. The connection's window has room for all of them
+    /// unread, and for every lane beside.
+    pub answers_open_max: usize,
     /// Time for one call.
     pub call_timeout: Duration,
 }
@@ -54,8 +58,20 @@ impl Default for ClientOptions {
             calls_in_flight_max: 1024,
             unsent_bytes_max: 64 << 20,
             answer_bytes_max: 64 << 20,
+            answers_open_max: 32,
             call_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl ClientOptions {
+    /// How the connection behaves, with a window in which no stream can take the room of another: a server that serves a slow
+    /// reader would otherwise have nothing left to answer a point read with.
+    pub(crate) fn transport(&self) -> TransportOptions {
+        let streams = u32::try_from(self.answers_open_max.saturating_add(Lane::ALL.len())).unwrap_or(u32::MAX);
+        let needed = self.transport.stream_window_bytes.saturating_mul(streams);
+        let connection_window_bytes = self.transport.connection_window_bytes.max(needed);
+        TransportOptions { connection_window_bytes, ..self.transport.clone() }
     }
 }
 
@@ -90,6 +106,12 @@ pub enum CallError {
         /// Bytes that wait to be sent.
         unsent_bytes: usize,
     },
+    /// Too many answers are being read, or not read, on this connection. Nothing was sent.
+    #[error("{answers_max} answers of this connection are open; read one to its end or drop it")]
+    AnswersOpen {
+        /// The limit.
+        answers_max: usize,
+    },
     /// No answer in time. The request may have been done.
     #[error("no answer within {limit:?}")]
     Timeout {
@@ -116,7 +138,7 @@ impl CallError {
     /// Whether repeating the call cannot do it twice, whatever it is. A refusal's reason says that for itself.
     pub fn is_retry_safe(&self) -> bool {
         match self {
-            Self::Full { .. } => true,
+            Self::Full { .. } | Self::AnswersOpen { .. } => true,
             Self::Lost { unseen, .. } => *unseen,
             Self::Refused { .. }
             | Self::RequestTooLarge { .. }
@@ -138,6 +160,8 @@ struct Inner {
     peer: Option<Arc<PeerIdentity>>,
     options: ClientOptions,
     lanes: [LaneSlot; Lane::ALL.len()],
+    /// Places for answers that are open.
+    answers: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -173,7 +197,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Self, ConnectError> {
         let tls = mesh_client(trust, identity)?;
-        let (endpoint, connection) = connect(address, server_name, trust, tls, &options.transport).await?;
+        let (endpoint, connection) = connect(address, server_name, trust, tls, &options.transport()).await?;
         Ok(Self::new(endpoint, connection, None, options))
     }
 
@@ -184,7 +208,8 @@ impl Client {
         peer: Option<Arc<PeerIdentity>>,
         options: ClientOptions,
     ) -> Self {
-        Self(Arc::new(Inner { endpoint, connection, peer, options, lanes: Default::default() }))
+        let answers = Arc::new(Semaphore::new(options.answers_open_max.min(Semaphore::MAX_PERMITS)));
+        Self(Arc::new(Inner { endpoint, connection, peer, options, lanes: Default::default(), answers }))
     }
 
     /// Asks and waits for the whole answer.
@@ -201,7 +226,8 @@ impl Client {
     }
 
     /// Asks on a stream of its own and gives the answer's parts as they come. Reading slowly slows the server's work
-    /// on this answer alone; dropping it stops that work. There is no bound on the time.
+    /// on this answer alone; dropping it stops that work. There is no bound on the time, one of `answers_open_max` on how
+    /// many are open.
     pub async fn call_streaming(
         &self,
         lane: Lane,
@@ -210,14 +236,15 @@ impl Client {
     ) -> Result<Answer, CallError> {
         let body = body.into();
         check_request(&body)?;
+        let place = self.0.answers.clone().try_acquire_owned();
+        let place = place.map_err(|_| CallError::AnswersOpen { answers_max: self.0.options.answers_open_max })?;
         let (mut send, receive) = self.open(lane).await?;
         let mut outgoing = Outgoing::default();
         outgoing.push(RequestHeader { body_bytes: body.len() as u32, operation, id: 0 }.encode(), body);
         let written = send.write_all_chunks(&mut outgoing.take()).await;
         written.map_err(|error| CallError::Lost { detail: error.to_string().into(), unseen: false })?;
         let _ = send.finish();
-        let pieces = [const { Bytes::new() }; PIECES_PER_GULP];
-        Ok(Answer { receive, pieces, assembler: Assembler::new(), ready: VecDeque::new(), is_over: false })
+        Ok(Answer::new(receive, place))
     }
 
     /// The server's address.
@@ -477,7 +504,7 @@ async fn read_answers(mut receive: RecvStream, stream: Arc<LaneStream>, answer_b
 }
 
 /// What ended a stream; with the reason that the other side gave when it closed the connection.
-fn lost(error: &ReadError) -> String {
+pub(super) fn lost(error: &ReadError) -> String {
     match error {
         ReadError::ConnectionLost(reason) => reason.to_string(),
         error => error.to_string(),
@@ -518,61 +545,6 @@ impl Calls {
             Ok(call.parts.freeze())
         };
         Ok(Some((call.sender, answer)))
-    }
-}
-
-/// An answer that comes in parts. Dropping it before its end stops the server's work on it.
-pub struct Answer {
-    receive: RecvStream,
-    pieces: [Bytes; PIECES_PER_GULP],
-    assembler: Assembler<AnswerHeader>,
-    ready: VecDeque<(AnswerHeader, Bytes)>,
-    is_over: bool,
-}
-
-impl Answer {
-    /// The next part; `None` after the last. An error ends the answer.
-    pub async fn next(&mut self) -> Option<Result<Bytes, CallError>> {
-        loop {
-            if self.is_over {
-                return None;
-            }
-            let Some((header, body)) = self.ready.pop_front() else {
-                match self.receive().await {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        self.is_over = true;
-                        return Some(Err(error));
-                    }
-                }
-            };
-            self.is_over = header.last;
-            if header.status != 0 {
-                return Some(Err(CallError::Refused { status: header.status, body }));
-            }
-            if !body.is_empty() {
-                return Some(Ok(body));
-            }
-        }
-    }
-
-    /// The parts as a stream.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, CallError>> + Send {
-        futures_util::stream::unfold(self, async |mut answer| Some((answer.next().await?, answer)))
-    }
-
-    async fn receive(&mut self) -> Result<(), CallError> {
-        let ended = |detail: String| CallError::Lost { detail: detail.into(), unseen: false };
-        let count = self.receive.read_chunks(&mut self.pieces).await.map_err(|error| ended(lost(&error)))?;
-        let count = count.ok_or_else(|| ended("the server finished the stream inside an answer".to_owned()))?;
-        self.pieces[..count].iter_mut().for_each(|piece| self.assembler.push(std::mem::take(piece)));
-        let frames = self.assembler.take(usize::MAX);
-        let frames = frames.map_err(|error| CallError::Protocol { detail: error.to_string().into() })?;
-        if frames.iter().any(|(header, _)| header.id != 0) {
-            return Err(CallError::Protocol { detail: "an answer to a call that does not wait".into() });
-        }
-        self.ready.extend(frames);
-        Ok(())
     }
 }
 

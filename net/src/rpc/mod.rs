@@ -4,6 +4,7 @@
 //! write; both sides bound what is in flight and what is buffered, and a slow peer slows only itself.
 //! Does not: know what an operation means, retry, or reconnect.
 
+mod answer;
 pub mod client;
 mod outgoing;
 pub mod server;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::Args;
-use qmesh_storage::io::{Disk, threads::ThreadDisk, uring::UringDisk};
+use qmesh_storage::io::{Disk, glommio::GlommioDisk, threads::ThreadDisk, uring::UringDisk};
 use qmesh_storage::{AppendError, Committed, Index, Log, Observer, Record, RecordError, Replayed};
 use tokio::sync::oneshot;
 
@@ -87,6 +87,7 @@ async fn append(
 ) -> Result<Outcome, Failure> {
     let disk: Rc<dyn Disk> = match backend {
         Backend::TokioUring => Rc::new(UringDisk::start(options.direct).map_err(Failure::internal)?),
+        Backend::Glommio => Rc::new(GlommioDisk::start(None).map_err(Failure::internal)?),
         Backend::Threads => Rc::new(ThreadDisk::start(DISK_THREADS, options.direct).map_err(Failure::internal)?),
     };
     let observer = Rc::new(Waiting::default());

@@ -14,7 +14,7 @@ pub(in crate::dag) mod tests;
 mod writer;
 
 pub use classes::CLASSES_MAX;
-pub use writer::{Outcome, ShapeRef, Writer};
+pub use writer::{Outcome, ShapeRef, Writer, staged_bytes};
 
 use crate::ids::{LogIndex, ShardId, VertexId};
 use classes::Classes;
@@ -55,6 +55,7 @@ pub struct Skeleton {
     root_count: AtomicU32,
     tip_count: AtomicU32,
     staged_count: AtomicU64,
+    staged_bytes: AtomicU64,
     generation_max: AtomicU32,
     /// Per shard: the highest index whose entry, and all before, were handed over.
     applied: Box<[AtomicU64]>,
@@ -96,6 +97,8 @@ pub struct Counts {
     pub tips: u32,
     /// Vertices that wait for a parent.
     pub staged: u64,
+    /// Memory that those take, in bytes ([`staged_bytes`]).
+    pub staged_bytes: u64,
     /// The greatest generation.
     pub generation_max: u32,
 }
@@ -130,6 +133,7 @@ impl Skeleton {
             roots: self.root_count.load(Ordering::Relaxed),
             tips: self.tip_count.load(Ordering::Relaxed),
             staged: self.staged_count.load(Ordering::Relaxed),
+            staged_bytes: self.staged_bytes.load(Ordering::Relaxed),
             generation_max: self.generation_max.load(Ordering::Relaxed),
         }
     }

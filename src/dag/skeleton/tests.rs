@@ -180,6 +180,7 @@ fn s2_2_5_any_order_of_arrival_gives_the_same_shape() {
             handed += 1;
             assert_eq!(skeleton.view().len() as usize, admitted);
             assert_eq!(writer.staged_count(), handed - admitted);
+            assert_eq!(skeleton.counts().staged_bytes == 0, handed == admitted);
             assert_eq!(skeleton.counts().staged as usize, handed - admitted);
             assert_eq!(writer.missing_parents(1).is_empty(), handed == admitted);
         }

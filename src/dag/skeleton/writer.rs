@@ -2,7 +2,8 @@
 //!
 //! Promises: a vertex is admitted after all its parents, in whatever order they are handed over; handing one over twice changes
 //! nothing; readers see a vertex complete or not at all.
-//! Does not: check ids against content, or bound how many vertices wait for parents: the owner watches `staged_count`.
+//! Does not: check ids against content, or turn a vertex away for want of memory to wait in: what is committed is taken, and who
+//! proposes asks before by [`staged_bytes`].
 
 use super::classes::{ClassWriter, Classes, OTHER, push_tip, reserve_tip};
 use super::column::Column;
@@ -62,6 +63,7 @@ pub struct Writer {
     git_sha1: GitWriter<SHA1_WORDS>,
     git_sha256: GitWriter<SHA256_WORDS>,
     staged: HashMap<VertexId, Staged>,
+    staged_bytes: u64,
     /// Missing parent → who waits for it.
     waiting: HashMap<VertexId, Vec<VertexId>>,
     /// Numbers of the parents of the vertex at hand.
@@ -80,6 +82,27 @@ struct Staged {
     git: Option<Box<[u8]>>,
 }
 
+impl Staged {
+    fn bytes(&self) -> u64 {
+        staged_bytes(self.parents.len(), self.label_hashes.len(), self.namespace.len() + self.kind.len())
+    }
+}
+
+/// Memory of a vertex that waits, in bytes, at most: its entry in a table that may be half empty, its boxes, its git hash.
+const STAGED_BYTES: u64 = 512;
+/// The same for each parent: its id here, its entry among those that are waited for, and the list of who waits for it.
+const STAGED_PARENT_BYTES: u64 = 256;
+const _: () = assert!(2 * (size_of::<VertexId>() + size_of::<Staged>() + 1) + 32 + 5 * 16 <= STAGED_BYTES as usize);
+const _: () = assert!(
+    size_of::<VertexId>() * (1 + 4) + 2 * (size_of::<VertexId>() + size_of::<Vec<VertexId>>() + 1)
+        <= STAGED_PARENT_BYTES as usize + 32
+);
+
+/// Memory that a vertex takes while it waits for a parent, in bytes, at most.
+pub fn staged_bytes(parents: usize, labels: usize, name_bytes: usize) -> u64 {
+    STAGED_BYTES + parents as u64 * STAGED_PARENT_BYTES + (labels * size_of::<u32>() + name_bytes) as u64
+}
+
 pub(super) fn new(shard_count: u16) -> (Writer, Arc<Skeleton>) {
     // Only the order of probes in a table depends on it, never an answer.
     let seed = RandomState::new().hash_one(0);
@@ -92,6 +115,7 @@ pub(super) fn new(shard_count: u16) -> (Writer, Arc<Skeleton>) {
         root_count: AtomicU32::new(0),
         tip_count: AtomicU32::new(0),
         staged_count: AtomicU64::new(0),
+        staged_bytes: AtomicU64::new(0),
         generation_max: AtomicU32::new(0),
         applied: (0..shard_count).map(|_| AtomicU64::new(0)).collect(),
         ids: Column::new(),
@@ -122,6 +146,7 @@ pub(super) fn new(shard_count: u16) -> (Writer, Arc<Skeleton>) {
         git_sha1: git_sha1_writer,
         git_sha256: git_sha256_writer,
         staged: HashMap::new(),
+        staged_bytes: 0,
         waiting: HashMap::new(),
         parents: Vec::new(),
     };
@@ -212,8 +237,9 @@ impl Writer {
             label_hashes: shape.label_hashes.into(),
             git: shape.git.map(Into::into),
         };
+        self.staged_bytes += staged.bytes();
         self.staged.insert(shape.id, staged);
-        self.skeleton.staged_count.store(self.staged.len() as u64, Ordering::Relaxed);
+        self.tell_staged();
     }
 
     /// Admits whoever waited for `id` alone, and who waited for them; returns how many.
@@ -229,6 +255,7 @@ impl Writer {
                 if staged.missing == 0
                     && let Some(staged) = self.staged.remove(&child)
                 {
+                    self.staged_bytes -= staged.bytes();
                     assert!(self.find_parents(&staged.parents), "a parent that was here is gone");
                     self.admit(&ShapeRef {
                         id: child,
@@ -244,8 +271,13 @@ impl Writer {
                 }
             }
         }
-        self.skeleton.staged_count.store(self.staged.len() as u64, Ordering::Relaxed);
+        self.tell_staged();
         count
+    }
+
+    fn tell_staged(&self) {
+        self.skeleton.staged_count.store(self.staged.len() as u64, Ordering::Relaxed);
+        self.skeleton.staged_bytes.store(self.staged_bytes, Ordering::Relaxed);
     }
 
     /// Makes a vertex visible whose parents stand in `self.parents`.

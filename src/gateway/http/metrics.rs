@@ -145,6 +145,7 @@ fn graph_figures(text: &mut Text, figures: &GraphFigures<'_>) {
         ("qmesh_dag_roots", "Vertices without parents.", f64::from(graph.roots)),
         ("qmesh_dag_tips", "Vertices without children.", f64::from(graph.tips)),
         ("qmesh_dag_staged_vertices", "Vertices that wait for a parent.", graph.staged as f64),
+        ("qmesh_dag_staged_bytes", "Memory of those vertices.", graph.staged_bytes as f64),
         ("qmesh_dag_max_generation", "The greatest generation.", f64::from(graph.generation_max)),
         ("qmesh_dag_skeleton_bytes", "Memory of the graph's shape.", figures.bytes as f64),
     ] {
@@ -181,13 +182,18 @@ fn shard_figures(text: &mut Text, cores: &[CoreStats]) {
 
 fn log_figures(text: &mut Text, cores: &[CoreStats]) {
     type Figure = fn(&crate::router::message::LogFigures) -> f64;
-    let figures: [(&str, &str, &str, Figure); 7] = [
+    let figures: [(&str, &str, &str, Figure); 10] = [
         ("qmesh_log_segments", "gauge", "Segments.", |log| log.segments as f64),
         ("qmesh_log_bytes", "counter", "Bytes of frames written since the log was made.", |log| log.bytes as f64),
         ("qmesh_log_rounds", "counter", "Commit rounds.", |log| log.rounds as f64),
         ("qmesh_log_records", "counter", "Records committed.", |log| log.records as f64),
         ("qmesh_log_sync_seconds", "counter", "Time of syncs.", |log| log.sync_us_total as f64 / 1e6),
         ("qmesh_log_sync_seconds_max", "gauge", "The longest sync.", |log| log.sync_us_max as f64 / 1e6),
+        ("qmesh_log_scrubs", "counter", "Scrubs that read all sealed segments.", |log| log.scrubs as f64),
+        ("qmesh_log_scrub_bytes", "counter", "Bytes that scrubs read and checked.", |log| log.scrub_bytes as f64),
+        ("qmesh_log_scrub_damages", "gauge", "Damaged places that the last scrub found.", |log| {
+            log.scrub_damages as f64
+        }),
         ("qmesh_log_disk_full", "gauge", "1 while writes are refused.", |log| f64::from(u8::from(log.disk_full))),
     ];
     for (name, kind, about, figure) in figures {
@@ -329,11 +335,13 @@ mod tests {
         doors[1].request(0, StatusCode::CREATED, Duration::from_micros(3_000));
         doors[1].request(UNMATCHED, StatusCode::NOT_FOUND, Duration::from_secs(60));
         doors[1].request(UNMATCHED, StatusCode::IM_A_TEAPOT, Duration::ZERO);
-        let graph = Counts { vertices: 3, edges: 2, roots: 1, tips: 1, staged: 0, generation_max: 3 };
+        let graph =
+            Counts { vertices: 3, edges: 2, roots: 1, tips: 1, staged: 2, staged_bytes: 900, generation_max: 3 };
         let graph = GraphFigures { counts: graph, bytes: 300, questions: &Questions::default() };
         let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph);
         for line in [
             "qmesh_dag_vertices 3",
+            "qmesh_dag_staged_bytes 900",
             "http_server_requests_total{http_request_method=\"POST\",http_route=\"/api/v1/dag/vertices\",\
              http_response_status_code=\"201\"} 2",
             "http_server_requests_total{http_request_method=\"other\",http_route=\"other\",\

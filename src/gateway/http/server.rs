@@ -1,8 +1,8 @@
 //! The acceptor of one core: connections in, requests to the table, answers out.
 //!
-//! Promises: a core has a bounded number of connections, each with a bounded head, bounded streams and bounded patience; a
-//! browser page of another site cannot reach the node under a name that is not its own; a door that drains takes no more,
-//! finishes what it has within [`DRAIN_TIMEOUT`], and returns.
+//! Promises: a core has a bounded number of connections, each with a bounded head, bounded streams and bounded patience; one
+//! more is told so; a browser page of another site cannot reach the node under a name that is not its own; a door that drains
+//! takes no more, finishes what it has within [`DRAIN_TIMEOUT`], and returns.
 //! Does not: route (see `route`), nor decide who may ask (see `pipeline`).
 
 use std::cell::Cell;
@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -46,6 +46,10 @@ const KEEP_ALIVE_PROBES: u32 = 3;
 const UNSENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after the operating system gave no connection: it has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Refused clients of a core that are heard out at a time.
+const REFUSALS_HEARD_MAX: usize = 64;
+/// How long one is.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of one HTTP/2 frame.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// Bytes that a peer may have on the way to us on one HTTP/2 stream.
@@ -126,6 +130,7 @@ fn builder() -> Builder<LocalExecutor> {
 }
 
 async fn accept(listener: TcpListener, door: &Rc<Door>) {
+    let refusals = Rc::new(Cell::new(0));
     loop {
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
@@ -138,7 +143,7 @@ async fn accept(listener: TcpListener, door: &Rc<Door>) {
         door.counters.accepted.add(1);
         if door.context.facts.http_connections_max <= door.open.get() {
             door.counters.refused.add(1);
-            refuse(socket);
+            refuse(socket, &refusals);
             continue;
         }
         door.open.set(door.open.get() + 1);
@@ -159,8 +164,9 @@ impl Drop for Open {
     }
 }
 
-/// Tells a client beyond the bound so, without a task of its own: the sentence fits into the socket's buffer.
-fn refuse(socket: TcpStream) {
+/// Tells a client beyond the bound so. A close beside a request that was not read is a reset, which may overtake the sentence, so
+/// some are heard out; beyond those the sentence is left to its luck.
+fn refuse(socket: TcpStream, refusals: &Rc<Cell<usize>>) {
     let refusal = Refusal::overloaded("the core's table of HTTP connections");
     let document = Problem::from(refusal).document().to_string();
     let answer = format!(
@@ -168,8 +174,31 @@ fn refuse(socket: TcpStream) {
          Connection: close\r\nContent-Length: {}\r\n\r\n{document}",
         document.len()
     );
-    // A client that does not take it is refused all the same.
+    // A client that does not take it is refused all the same: the sentence fits into the socket's buffer.
     drop(socket.try_write(answer.as_bytes()));
+    if refusals.get() == REFUSALS_HEARD_MAX {
+        return;
+    }
+    refusals.set(refusals.get() + 1);
+    let refusals = refusals.clone();
+    spawn(async move {
+        let mut socket = socket;
+        drop(timeout(REFUSAL_TIMEOUT, hear_out(&mut socket)).await);
+        refusals.set(refusals.get() - 1);
+    });
+}
+
+/// Ends our half, and reads what a client sends until it has ended its own, at most a request's head.
+async fn hear_out(socket: &mut TcpStream) -> std::io::Result<()> {
+    socket.shutdown().await?;
+    let (mut piece, mut left) = ([0; 1024], HTTP_HEAD_BYTES_MAX);
+    while let count @ 1.. = socket.read(&mut piece).await? {
+        left = left.saturating_sub(count);
+        if left == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 async fn connection(socket: TcpStream, door: &Rc<Door>) {

@@ -30,9 +30,9 @@ pub(super) fn discover() -> &'static [Listing] {
     static DISCOVER: LazyLock<Vec<Listing>> = LazyLock::new(|| {
         let capabilities = json!({
             "completions": {},
-            "prompts": {},
-            "resources": { "subscribe": true },
-            "tools": {},
+            "prompts": { "listChanged": true },
+            "resources": { "listChanged": true, "subscribe": true },
+            "tools": { "listChanged": true },
         });
         [
             ("supportedVersions", json!(PROTOCOL_VERSIONS)),
@@ -49,6 +49,11 @@ pub(super) fn discover() -> &'static [Listing] {
 pub(super) fn tools() -> &'static [Listing] {
     static TOOLS: LazyLock<[Listing; 1]> = LazyLock::new(|| [compact("tools", include_str!("tools.json"))]);
     &*TOOLS
+}
+
+/// Whether the node itself has a tool of this name.
+pub(in crate::gateway) fn has_tool(name: &str) -> bool {
+    tools().iter().flat_map(Listing::rows).any(|tool| tool["name"] == name)
 }
 
 /// The templates of resources.
@@ -94,7 +99,7 @@ fn compact(name: &'static str, text: &str) -> Listing {
 }
 
 /// What a model is told once, so that no tool has to repeat it.
-const INSTRUCTIONS: &str = "A content-addressed DAG: immutable vertices named by the BLAKE3 hash of their content, edges from a \
+pub(super) const INSTRUCTIONS: &str = "A content-addressed DAG: immutable vertices named by the BLAKE3 hash of their content, edges from a \
 vertex to its parents, and refs, which are names that move. Wherever a vertex id is asked for, a CID (bafyr…), 64 hexadecimal \
 digits, git:COMMIT or ref:NAME is taken. Start with dag_tips or ref_get, look around with dag_walk and dag_relate, read content \
 with dag_get. Writes are durable when they are answered; they return a token which, given to a later read, makes sure that the \

@@ -23,7 +23,7 @@ const TRY_AGAIN: i32 = -31001;
 
 /// An error to answer with.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fault {
+pub(in crate::gateway) struct Fault {
     pub(super) status: u16,
     pub(super) code: i32,
     pub(super) message: String,
@@ -86,6 +86,40 @@ impl Fault {
             .with_data(json!({ "reason": Reason::Overloaded.code(), "retryAfterMs": retry_after_ms }))
     }
 
+    /// A server behind the gateway cannot be reached, is drained, or answered nothing useful.
+    pub(in crate::gateway) fn upstream_unavailable(name: &str, detail: &str, retry_after_ms: u64) -> Self {
+        Self::upstream(name, Reason::Unavailable, detail, retry_after_ms)
+    }
+
+    /// A server behind the gateway has all the calls that it takes.
+    pub(in crate::gateway) fn upstream_busy(name: &str, detail: &str, retry_after_ms: u64) -> Self {
+        Self::upstream(name, Reason::Overloaded, detail, retry_after_ms)
+    }
+
+    /// A server behind the gateway did not answer in time. What was asked may have been done.
+    pub(in crate::gateway) fn upstream_timeout(name: &str, detail: &str) -> Self {
+        Self::upstream(name, Reason::Timeout, detail, 0)
+    }
+
+    /// A client's session is over: it opens another.
+    pub(in crate::gateway) fn session_over(detail: &str) -> Self {
+        let data = json!({ "reason": Reason::NotFound.code() });
+        Self::new(404, TRY_AGAIN, format!("the session is over: {detail}; begin anew with initialize")).with_data(data)
+    }
+
+    /// Whether it says that there is no such method.
+    pub(super) fn is_method_not_found(&self) -> bool {
+        self.code == METHOD_NOT_FOUND
+    }
+
+    fn upstream(name: &str, reason: Reason, detail: &str, retry_after_ms: u64) -> Self {
+        let mut data = json!({ "reason": reason.code(), "upstream": name });
+        if retry_after_ms != 0 {
+            data["retryAfterMs"] = retry_after_ms.into();
+        }
+        Self::new(200, TRY_AGAIN, format!("the upstream {name}: {detail}")).with_data(data)
+    }
+
     pub(super) fn with_status(mut self, status: u16) -> Self {
         self.status = status;
         self
@@ -97,7 +131,7 @@ impl Fault {
     }
 
     /// The error response, with the id when it is known.
-    pub(super) fn to_json(&self, id: Option<&str>) -> Vec<u8> {
+    pub(in crate::gateway) fn to_json(&self, id: Option<&str>) -> Vec<u8> {
         let mut error = json!({ "code": self.code, "message": self.message });
         if let Some(data) = &self.data {
             error["data"] = data.clone();

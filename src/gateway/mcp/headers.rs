@@ -20,7 +20,7 @@ const NAME: &str = "mcp-name";
 
 /// Arguments of tools that are mirrored into headers: tool, argument, header in lower case. `x-mcp-header` in the tool's
 /// schema says the same.
-pub(super) const MIRRORED: [(&str, &str, &str); 3] = [
+pub(in crate::gateway) const MIRRORED: [(&str, &str, &str); 3] = [
     ("dag_tips", "namespace", "mcp-param-namespace"),
     ("ref_get", "name", "mcp-param-ref"),
     ("ref_set", "name", "mcp-param-ref"),

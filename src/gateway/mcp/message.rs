@@ -57,6 +57,9 @@ pub(super) struct Params<'a> {
     #[serde(borrow)]
     pub(super) argument: Option<Object<Argument<'a>>>,
     /// Only in the `initialize` of earlier revisions.
+    #[serde(borrow)]
+    pub(super) capabilities: Option<&'a RawValue>,
+    /// Only in the `initialize` of earlier revisions.
     #[serde(borrow, rename = "protocolVersion")]
     pub(super) protocol_version: Option<Text<'a>>,
 }
@@ -73,6 +76,12 @@ pub(super) struct Meta<'a> {
 /// What a listener wants to be told.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Notifications<'a> {
+    #[serde(default, rename = "toolsListChanged")]
+    pub(super) tools: Option<bool>,
+    #[serde(default, rename = "promptsListChanged")]
+    pub(super) prompts: Option<bool>,
+    #[serde(default, rename = "resourcesListChanged")]
+    pub(super) resource_lists: Option<bool>,
     #[serde(borrow, rename = "resourceSubscriptions")]
     pub(super) resources: Option<Vec<Text<'a>>>,
 }
@@ -191,9 +200,17 @@ fn explain(body: &[u8], error: &serde_json::Error) -> Refused {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Text<'a>(Cow<'a, str>);
 
-impl Text<'_> {
+impl<'a> Text<'a> {
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Where it stands in the body, unless it had escapes.
+    pub(super) fn borrowed(&self) -> Option<&'a str> {
+        match self.0 {
+            Cow::Borrowed(text) => Some(text),
+            Cow::Owned(_) => None,
+        }
     }
 }
 

@@ -1,20 +1,26 @@
-//! The MCP door: revision 2026-07-28 of the Model Context Protocol over Streamable HTTP, without sessions.
+//! The MCP door: the Model Context Protocol over Streamable HTTP, without sessions: revision 2026-07-28, and for older clients
+//! those that begin with `initialize`.
 //!
 //! Any request may land on any core of any node: nothing here outlives its request, except a stream of notifications, which
 //! lives as long as its listener. Promises: a body is read once and in place, an answer is written once; headers that mirror the
-//! body are compared with it before anything is done; lists are made when the process starts. Does not: speak the revisions that
-//! begin with `initialize` (they are told which revision to speak), run tasks, log to clients, or ask clients anything.
+//! body are compared with it before anything is done; what a server behind the gateway is to answer is passed on as it came.
+//! Does not: run tasks, log to clients, or ask clients anything.
 
 mod admission;
 mod catalogue;
 mod completion;
 mod fault;
+mod forward;
 mod headers;
+mod legacy;
+mod lists;
 mod message;
 mod page;
 mod prompts;
 mod reply;
 mod resources;
+mod seal;
+mod session;
 mod subscription;
 mod tools;
 mod uri;
@@ -27,14 +33,20 @@ use hyper::{Method, StatusCode};
 use super::Context;
 use super::http::Response;
 pub(in crate::gateway) use admission::{by_headers, class};
-use fault::{Fault, Refused};
+pub(in crate::gateway) use catalogue::has_tool;
+pub(in crate::gateway) use fault::Fault;
+use fault::Refused;
+pub(in crate::gateway) use headers::MIRRORED;
+use legacy::Era;
 use message::{Incoming, Request};
 use reply::Fields;
+pub use seal::Seal;
+pub(in crate::gateway) use session::{Session as ClientSession, of_session};
 
 /// Answers one HTTP request to the MCP endpoint, whatever its method.
 pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
     if parts.method != Method::POST {
-        return reply::empty(StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "POST")));
+        return beside(context, parts).await;
     }
     if let Err(status) = media(&parts.headers) {
         return reply::empty(status, None);
@@ -43,34 +55,73 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         Ok(Incoming::Request(request)) => request,
         // This revision has no notification that a client sends over HTTP; one that comes asks for nothing.
         Ok(Incoming::Notification) => return reply::empty(StatusCode::ACCEPTED, None),
-        Err(refused) => return reply::refused(&refused),
+        Err(refused) => {
+            let answered = session::answer(context, &body).await;
+            return answered.unwrap_or_else(|| reply::refused(&refused));
+        }
     };
     if let Err(refused) = admission::admit(context, parts, &request).await {
         return refused;
     }
-    match answer(context, &parts.headers, &request).await {
-        Ok(response) => response,
-        Err(fault) => reply::refused(&Refused { id: Some(request.id.to_owned()), fault }),
-    }
+    let outcome = match legacy::era(&parts.headers, &request) {
+        Ok(era) => answer(context, &parts.headers, &request, &body, era).await.map_err(|fault| match era {
+            Era::Modern => fault,
+            Era::Legacy(_) => legacy::softened(fault),
+        }),
+        Err(fault) => Err(fault),
+    };
+    outcome.unwrap_or_else(|fault| reply::refused(&Refused { id: Some(request.id.to_owned()), fault }))
 }
 
-async fn answer(context: &Context, headers: &HeaderMap, request: &Request<'_>) -> Result<Response, Fault> {
+/// Answers what clients of earlier revisions ask beside requests: to be told what servers say by themselves, and to be forgotten.
+async fn beside(context: &Context, parts: &Parts) -> Response {
+    let not_allowed = || reply::empty(StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "POST")));
+    let answered = match session::Session::of(context, &parts.headers) {
+        Ok(Some(session)) if parts.method == Method::GET => session::listen(context, session),
+        Ok(Some(session)) if parts.method == Method::DELETE => Ok(session::end(context, &session).await),
+        Ok(_) => return not_allowed(),
+        Err(fault) => Err(fault),
+    };
+    answered.unwrap_or_else(|fault| reply::refused(&Refused { id: None, fault }))
+}
+
+async fn answer(
+    context: &Context,
+    headers: &HeaderMap,
+    request: &Request<'_>,
+    body: &Bytes,
+    era: Era,
+) -> Result<Response, Fault> {
     let Request { id, method, params } = request;
-    let modern = params.meta.as_ref().is_some_and(|meta| meta.0.protocol_version.is_some());
-    if method.as_str() == "initialize" && !modern {
-        // Clients of earlier revisions open with this, and read from the error what to speak instead.
-        return Err(Fault::unsupported_version(params.protocol_version.as_deref().unwrap_or_default()));
+    match (era, method.as_str()) {
+        (Era::Modern, _) => headers::check(headers, request)?,
+        (Era::Legacy(version), "initialize") => return Ok(session::initialize(context, id, version, params).await),
+        (Era::Legacy(_), "ping") => return Ok(reply::json(200, reply::nothing(id))),
+        (Era::Legacy(_), "server/discover" | "subscriptions/listen") => return Err(Fault::method_not_found(method)),
+        (Era::Legacy(_), _) => {}
     }
-    headers::check(headers, request)?;
+    let session = if era == Era::Modern { None } else { session::Session::of(context, headers)? };
+    if let Some(kept) = forward::find(context, request) {
+        return forward::forward(context, headers, request, body, era, session, kept).await;
+    }
+    if era != Era::Modern
+        && let Some(done) = session::wish(context, session.as_ref(), request, body).await?
+    {
+        return Ok(done);
+    }
+    let tool = params.name.as_deref().filter(|_| method.as_str() == "tools/call");
+    if let Some(fault) = tool.and_then(|tool| context.upstreams.missing(tool)) {
+        return Err(fault);
+    }
     let cursor = params.cursor.as_deref();
     let fields = match method.as_str() {
         "tools/call" => tools::call(context, id, params).await?,
         "resources/read" => resources::read(context, id, params).await?,
         "server/discover" => catalogue::answer(id, catalogue::discover()),
-        "tools/list" => catalogue::page(id, catalogue::tools(), cursor)?,
+        "tools/list" => lists::page(context, &lists::TOOLS, id, cursor)?,
         "resources/list" => resources::list(context, id, cursor).await?,
-        "resources/templates/list" => catalogue::page(id, catalogue::templates(), cursor)?,
-        "prompts/list" => catalogue::page(id, catalogue::prompts(), cursor)?,
+        "resources/templates/list" => lists::page(context, &lists::TEMPLATES, id, cursor)?,
+        "prompts/list" => lists::page(context, &lists::PROMPTS, id, cursor)?,
         "prompts/get" => prompts::get(context, id, params).await?,
         "completion/complete" => completion::complete(context, id, params).await?,
         "subscriptions/listen" => return subscription::listen(context, id, params),

@@ -100,6 +100,11 @@ pub(super) fn json(status: u16, body: Vec<u8>) -> Response {
     response
 }
 
+/// The answer to a request that asks for nothing.
+pub(super) fn nothing(id: &str) -> Vec<u8> {
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{{}}}}").into_bytes()
+}
+
 /// An error, as the answer to its request.
 pub(super) fn refused(refused: &Refused) -> Response {
     json(refused.fault.status, refused.fault.to_json(refused.id.as_deref()))

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::fault::Fault;
+use super::lists;
 use super::message::Params;
 use super::page;
 use super::reply::{Cache, Fields};
@@ -185,31 +186,40 @@ fn written(json: Vec<u8>) -> Content {
     Content::Text(String::from_utf8(json).unwrap_or_default())
 }
 
-/// Answers `resources/list`: the state, then refs by name.
+/// Answers `resources/list`: the state, then refs by name, then what servers behind the gateway list, by URI.
 ///
 /// # Errors
 /// Invalid params: a cursor that is not ours. As the router's reads.
 pub(super) async fn list(context: &Context, id: &str, cursor: Option<&str>) -> Result<Fields, Fault> {
-    let mut rows = Vec::new();
-    let after = match cursor {
-        Some(cursor) => Some(page::after(cursor)?),
-        None => {
-            rows.push(json!({ "uri": "dag://state", "name": "state", "title": "State of the node", "mimeType": JSON }));
-            None
+    let federation = context.upstreams.current();
+    let theirs = cursor.and_then(|cursor| lists::after(cursor).ok());
+    let mut rows: Vec<String> = Vec::new();
+    let mut next = None;
+    if theirs.is_none() {
+        let after = cursor.map(page::after).transpose()?;
+        if after.is_none() {
+            let state =
+                json!({ "uri": "dag://state", "name": "state", "title": "State of the node", "mimeType": JSON });
+            rows.push(state.to_string());
         }
-    };
-    let mut refs = context.router.ref_list("", after, LIST_PAGE + 1).await?;
-    let more = LIST_PAGE < refs.len();
-    refs.truncate(LIST_PAGE);
-    rows.extend(
-        refs.iter()
-            .map(|(name, _)| json!({ "uri": uri::reference(name.as_str()), "name": name.as_str(), "mimeType": JSON })),
-    );
-    let rows = serde_json::Value::from(rows).to_string();
+        let mut refs = context.router.ref_list("", after, LIST_PAGE + 1).await?;
+        let more = LIST_PAGE < refs.len();
+        refs.truncate(LIST_PAGE);
+        rows.extend(refs.iter().map(|(name, _)| {
+            json!({ "uri": uri::reference(name.as_str()), "name": name.as_str(), "mimeType": JSON }).to_string()
+        }));
+        next = refs.last().filter(|_| more).map(|(name, _)| page::cursor_after(name));
+    }
+    if next.is_none() {
+        let (found, cursor) = lists::behind(&federation.resources, theirs.as_deref());
+        rows.extend(found.iter().map(|row| row.json.clone()));
+        next = cursor;
+    }
+    let rows = format!("[{}]", rows.join(","));
     let mut fields = Fields::open(id, rows.len());
     fields.raw("resources", rows.as_bytes());
-    if let Some((name, _)) = refs.last().filter(|_| more) {
-        fields.text("nextCursor", &page::cursor_after(name));
+    if let Some(next) = next {
+        fields.text("nextCursor", &next);
     }
     fields.cache(Cache::GROWING);
     Ok(fields)

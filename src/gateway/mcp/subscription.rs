@@ -5,7 +5,7 @@
 //! Does not: tell what changed, nor remember anything for a listener who went away. The URI is read again.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::time::Duration;
@@ -14,14 +14,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault::Fault;
-use super::message::Params;
+use super::message::{Notifications, Params};
 use super::resources::{self, Content};
 use super::uri::{Named, Part};
 use crate::gateway::Context;
 use crate::gateway::http::{Body, BodySender, Response};
+use crate::gateway::upstream::Differs;
 use crate::runtime;
 
 /// URIs of one listener.
@@ -52,11 +54,25 @@ pub(super) fn listen(context: &Context, id: &str, params: &Params<'_>) -> Result
     }
     let mut seen = HashSet::new();
     // What cannot change, or is no resource here, is left out of the acknowledgement, which is how the client learns of it.
-    let honoured = wanted.iter().map(|uri| uri.as_str()).filter(|uri| changes(uri) && seen.insert(*uri));
-    let resources: Vec<Watched> = honoured.map(|uri| Watched { uri: uri.to_owned(), seen: 0 }).collect();
+    let mut resources: Vec<Watched> = Vec::new();
+    let mut elsewhere: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for uri in wanted.iter().map(|uri| uri.as_str()).filter(|uri| seen.insert(*uri)) {
+        if changes(uri) {
+            resources.push(Watched { uri: uri.to_owned(), seen: 0 });
+        } else if let Some(teller) = context.upstreams.teller(uri) {
+            elsewhere.entry(teller).or_default().push(uri.to_owned());
+        }
+    }
+    let params = params.notifications.as_ref().map(|wanted| &wanted.0);
+    let wants = |of: fn(&Notifications<'_>) -> Option<bool>| params.is_some_and(|wanted| of(wanted) == Some(true));
+    let lists = Differs {
+        tools: wants(|wanted| wanted.tools),
+        prompts: wants(|wanted| wanted.prompts),
+        resources: wants(|wanted| wanted.resource_lists),
+    };
     let place = Place::take()?;
     let (sender, body) = Body::stream();
-    let listener = Listener { context: context.clone(), id: id.to_owned(), resources, _place: place };
+    let listener = Listener { context: context.clone(), id: id.to_owned(), resources, elsewhere, lists, _place: place };
     runtime::spawn(listener.run(sender));
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -77,14 +93,14 @@ fn changes(uri: &str) -> bool {
 }
 
 /// One of the places that listeners of a core have.
-struct Place;
+pub(super) struct Place;
 
 thread_local! {
     static LISTENERS: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Place {
-    fn take() -> Result<Self, Fault> {
+    pub(super) fn take() -> Result<Self, Fault> {
         let taken = LISTENERS.get();
         if LISTENERS_MAX <= taken {
             return Err(Fault::try_again(
@@ -114,6 +130,10 @@ struct Listener {
     /// The id of the listening request, as JSON: the subscription's id.
     id: String,
     resources: Vec<Watched>,
+    /// URIs of servers behind the gateway, by server.
+    elsewhere: BTreeMap<String, Vec<String>>,
+    /// Which lists it is told about.
+    lists: Differs,
     _place: Place,
 }
 
@@ -125,14 +145,31 @@ impl Listener {
 
     /// `None` when the listener has gone.
     async fn serve(&mut self, sender: &mut BodySender) -> Option<()> {
-        let uris: Vec<&str> = self.resources.iter().map(|watched| watched.uri.as_str()).collect();
-        let honoured = if uris.is_empty() { json!({}) } else { json!({ "resourceSubscriptions": uris }) };
+        let own = self.resources.iter().map(|watched| watched.uri.as_str());
+        let uris: Vec<&str> = own.chain(self.elsewhere.values().flatten().map(String::as_str)).collect();
+        let mut honoured = if uris.is_empty() { json!({}) } else { json!({ "resourceSubscriptions": uris }) };
+        for (wanted, member) in [
+            (self.lists.tools, "toolsListChanged"),
+            (self.lists.prompts, "promptsListChanged"),
+            (self.lists.resources, "resourcesListChanged"),
+        ] {
+            if wanted {
+                honoured[member] = true.into();
+            }
+        }
+        let mut published = self.context.upstreams.published();
+        let mut federation = published.borrow_and_update().clone();
         let acknowledged = json!({ "notifications": honoured });
         for watched in &mut self.resources {
             watched.seen = look(&self.context, &watched.uri).await;
         }
         sender.send(self.notification("notifications/subscriptions/acknowledged", acknowledged)).await.ok()?;
         let context = self.context.clone();
+        let (tell, mut changed_elsewhere) = mpsc::channel(RESOURCES_MAX);
+        for (server, uris) in &self.elsewhere {
+            context.upstreams.listen(server.clone(), uris.clone(), tell.clone());
+        }
+        drop(tell);
         let mut draining = pin!(context.drain_asked().fuse());
         loop {
             // Asked for before looking, so that what changes while we look is not missed.
@@ -149,6 +186,15 @@ impl Listener {
             };
             tokio::select! {
                 () = wait => {}
+                Some(uri) = changed_elsewhere.recv() => {
+                    sender.send(self.notification("notifications/resources/updated", json!({ "uri": uri }))).await.ok()?;
+                }
+                Ok(()) = published.changed() => {
+                    let next = published.borrow_and_update().clone();
+                    let differs = next.differs(&federation);
+                    federation = next;
+                    self.tell_lists(differs, sender).await?;
+                }
                 () = quiet => sender.send(Bytes::from_static(b":\n\n")).await.ok()?,
                 () = sender.closed() => return None,
                 () = &mut draining => {
@@ -169,6 +215,20 @@ impl Listener {
                 self.resources[at].seen = found;
                 let params = json!({ "uri": self.resources[at].uri });
                 sender.send(self.notification("notifications/resources/updated", params)).await.ok()?;
+            }
+        }
+        Some(())
+    }
+
+    /// Tells of lists that changed, if they are listened to.
+    async fn tell_lists(&self, differs: Differs, sender: &mut BodySender) -> Option<()> {
+        for (changed, method) in [
+            (differs.tools && self.lists.tools, "notifications/tools/list_changed"),
+            (differs.prompts && self.lists.prompts, "notifications/prompts/list_changed"),
+            (differs.resources && self.lists.resources, "notifications/resources/list_changed"),
+        ] {
+            if changed {
+                sender.send(self.notification(method, json!({}))).await.ok()?;
             }
         }
         Some(())

@@ -79,6 +79,7 @@ impl Door {
                     wire::OP_HAS => has(&context, &request.body).await,
                     wire::OP_REF => refs(&context, &request.body).await,
                     wire::OP_STATS => stats(&context).await,
+                    wire::OP_UPSTREAMS => crate::control::ask::to_json(&context.upstreams.report()),
                     wire::OP_CLUSTER => cluster(&context, &request.body).await,
                     wire::OP_RESOLVE => resolve(&context, &request.body).await,
                     wire::OP_QUERY => graph::query(&context, &request.body, id, &replies).await,

@@ -42,6 +42,8 @@ pub const OP_WATCH: u16 = 8;
 
 /// Ask the control plane, or what this node's groups look like; JSON both ways, see [`ClusterAsk`].
 pub const OP_CLUSTER: u16 = 9;
+/// What the node knows of the MCP servers behind it, as JSON.
+pub const OP_UPSTREAMS: u16 = 10;
 
 /// What a person asks of the cluster through a node.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

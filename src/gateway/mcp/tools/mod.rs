@@ -7,6 +7,7 @@
 mod graph;
 mod node;
 mod refs;
+mod search;
 mod vertices;
 
 pub(super) use graph::page;
@@ -41,6 +42,7 @@ pub(super) async fn call(context: &Context, id: &str, params: &Params<'_>) -> Re
         "node_status" => node::status(context, params.arguments).await,
         "ref_get" => refs::get(context, params.arguments).await,
         "ref_set" => refs::set(context, params.arguments).await,
+        "tools_search" => search::search(context, params.arguments),
         _ => return Err(Fault::invalid_params(format!("no tool {name:?}; see tools/list"))),
     };
     let (json, is_error) = match outcome {

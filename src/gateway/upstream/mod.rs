@@ -1,0 +1,172 @@
+//! MCP servers behind the gateway: found in `upstreams.d/`, asked what they offer, called on behalf of clients.
+//!
+//! Promises: a client of either era reaches a server of either era; what passes through keeps its bytes but for names and ids; a
+//! server that is down, slow or wrong costs the others nothing: lists come from what is known, calls to it fail fast with the
+//! reason. Does not: decide who may call (see the pipeline), nor remember anything of a client.
+
+mod breaker;
+mod call;
+mod door;
+mod envelope;
+mod federation;
+mod follow;
+mod http;
+mod link;
+mod news;
+mod search;
+mod sessions;
+mod sse;
+mod stdio;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use breaker::Breaker;
+pub(in crate::gateway) use call::{Asked, Kept, Subject, carry, event};
+pub use door::Door;
+pub(in crate::gateway) use envelope::{Message, splice};
+pub use federation::Federation;
+pub(in crate::gateway) use federation::{Differs, Row};
+pub use follow::examine;
+pub(in crate::gateway) use link::{LEGACY, MODERN};
+pub(in crate::gateway) use search::search;
+pub(in crate::gateway) use sessions::{Held, Question};
+
+use federation::Entry;
+use link::Link;
+
+use crate::runtime;
+
+/// What one core publishes to all.
+pub type Published = watch::Receiver<Arc<Federation>>;
+
+/// Where it publishes.
+pub type Publisher = watch::Sender<Arc<Federation>>;
+
+/// Follows `folder` on this core, for every core that has `Published`.
+pub fn follow(folder: PathBuf, publish: Publisher) {
+    follow::start(folder, publish);
+}
+
+/// A channel for what is published, with nothing in it yet.
+pub fn publication() -> (Publisher, Published) {
+    watch::channel(Arc::new(Federation::default()))
+}
+
+/// One core's ways to all servers.
+pub struct Upstreams {
+    current: RefCell<Arc<Federation>>,
+    callers: RefCell<HashMap<String, Rc<Caller>>>,
+    published: Published,
+}
+
+impl Upstreams {
+    /// The ways of this core; they follow what is published.
+    pub fn new(published: Published) -> Rc<Self> {
+        let current = RefCell::new(published.borrow().clone());
+        let upstreams = Rc::new(Self { current, callers: RefCell::default(), published: published.clone() });
+        let (weak, mut published) = (Rc::downgrade(&upstreams), published);
+        runtime::spawn(async move {
+            while published.changed().await.is_ok() {
+                let Some(upstreams) = weak.upgrade() else { return };
+                let next = published.borrow_and_update().clone();
+                upstreams.keep(&next);
+                *upstreams.current.borrow_mut() = next;
+            }
+        });
+        upstreams
+    }
+
+    /// What all servers offer now.
+    pub(in crate::gateway) fn current(&self) -> Arc<Federation> {
+        self.current.borrow().clone()
+    }
+
+    /// To wait for changes of it.
+    pub(in crate::gateway) fn published(&self) -> Published {
+        self.published.clone()
+    }
+
+    /// Drops the ways to servers that are no more, or were declared anew.
+    fn keep(&self, next: &Federation) {
+        let there = |name: &String, caller: &mut Rc<Caller>| {
+            next.entries.iter().any(|entry| entry.upstream.name == *name && entry.generation == caller.generation)
+        };
+        self.callers.borrow_mut().retain(there);
+    }
+
+    /// The way to a server.
+    fn caller(&self, entry: &Entry) -> Result<Rc<Caller>, String> {
+        if let Some(caller) = self.callers.borrow().get(&entry.upstream.name)
+            && caller.generation == entry.generation
+        {
+            return Ok(caller.clone());
+        }
+        let caller = Rc::new(Caller {
+            generation: entry.generation,
+            link: follow::link_to(&entry.upstream, entry.process.clone())?,
+            breaker: RefCell::default(),
+            open: Cell::new(0),
+            calls: Cell::new(0),
+            failures: Cell::new(0),
+        });
+        self.callers.borrow_mut().insert(entry.upstream.name.clone(), caller.clone());
+        Ok(caller)
+    }
+
+    /// What is known of every server, for people: what one core sees of calls, all of them of lists.
+    pub(in crate::gateway) fn report(&self) -> Value {
+        let federation = self.current();
+        let callers = self.callers.borrow();
+        let rows: Vec<Value> = federation
+            .entries
+            .iter()
+            .map(|entry| {
+                let (upstream, known) = (&entry.upstream, &entry.known);
+                let caller = callers.get(&upstream.name);
+                let count = |of: fn(&Caller) -> u64| caller.map_or(0, |caller| of(caller));
+                let breaker = caller.map_or("closed", |caller| caller.breaker.borrow().word(Instant::now()));
+                let state = match (&known.error, known.spoken) {
+                    _ if upstream.drained => "drained",
+                    (Some(_), _) => "down",
+                    (None, Some(_)) => "up",
+                    (None, None) => "starting",
+                };
+                json!({
+                    "name": upstream.name,
+                    "state": state,
+                    "revision": known.spoken.map(link::Spoken::version),
+                    "error": known.error,
+                    "breaker": breaker,
+                    "tools": known.lists.tools.len(),
+                    "prompts": known.lists.prompts.len(),
+                    "resources": known.lists.resources.len() + known.lists.templates.len(),
+                    "lists_read_ms": known.read_ms,
+                    "calls": count(|caller| caller.calls.get()),
+                    "failures": count(|caller| caller.failures.get()),
+                    "open": count(|caller| caller.open.get() as u64),
+                })
+            })
+            .collect();
+        let refused: Vec<Value> =
+            federation.refused.iter().map(|error| json!({ "file": error.file, "detail": error.detail })).collect();
+        json!({ "upstreams": rows, "collisions": federation.collisions, "refused": refused })
+    }
+}
+
+/// One core's way to one server.
+struct Caller {
+    generation: u64,
+    link: Link,
+    breaker: RefCell<Breaker>,
+    open: Cell<usize>,
+    calls: Cell<u64>,
+    failures: Cell<u64>,
+}
