@@ -73,8 +73,6 @@ pub struct Context {
     pub draining: watch::Receiver<bool>,
     /// Who may ask, and how often; `None` is everyone, as often as they like.
     pub gate: Option<Rc<gate::Gate>>,
-    /// The principal of the request that this is a copy for, if it has one.
-    pub caller: Option<u128>,
 }
 
 impl Context {

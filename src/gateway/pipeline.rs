@@ -74,14 +74,6 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// The principal as one number.
-    pub fn principal(&self) -> Option<u128> {
-        match self {
-            Self::Anonymous => None,
-            Self::Principal(principal) => Some(principal.key),
-        }
-    }
-
     /// How long its token still lasts.
     fn remaining(&self) -> Option<Duration> {
         let Self::Principal(principal) = self else { return None };

@@ -185,11 +185,11 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             https: https.clone(),
             quic_server: quic_server.clone(),
             endpoint_options: endpoint_options(&resolved),
-            gate: gate.clone(),
-            gate_drivers: gate_drivers.take(),
             gateway_secret: gateway_secret.clone(),
             upstreams: upstreams.clone(),
             follow_upstreams: follow_upstreams.take(),
+            gate: gate.clone(),
+            gate_drivers: gate_drivers.take(),
             cluster: cluster.clone(),
         };
         let plan = CorePlan {

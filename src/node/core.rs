@@ -90,16 +90,16 @@ pub(super) struct CoreParts {
     pub(super) https: Option<Arc<rustls::ServerConfig>>,
     pub(super) quic_server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(super) endpoint_options: EndpointOptions,
-    /// With a gateway's file: what this core makes its gate of.
-    pub(super) gate: Option<Blueprint>,
-    /// What one core does for the gates of all.
-    pub(super) gate_drivers: Option<Drivers>,
     /// What all gateways of a cluster know and nobody else.
     pub(super) gateway_secret: Arc<[u8]>,
     /// What MCP servers behind the gateway offer.
     pub(super) upstreams: gateway::upstream::Published,
     /// For the one core that follows them: the folder of their declarations, and where it publishes.
     pub(super) follow_upstreams: Option<(PathBuf, gateway::upstream::Publisher)>,
+    /// With a gateway's file: what this core makes its gate of.
+    pub(super) gate: Option<Blueprint>,
+    /// What one core does for the gates of all.
+    pub(super) gate_drivers: Option<Drivers>,
     /// With other nodes: what this core is told of them.
     pub(super) cluster: Option<ClusterParts>,
 }
@@ -137,12 +137,11 @@ pub(super) async fn run(mut parts: CoreParts) {
     }
     let local = host.clone();
     let router = Router::new(parts.index, parts.shared.clone(), Box::new(move |message| local.accept(message)));
-    if let Some(drivers) = parts.gate_drivers {
-        crate::runtime::spawn(drivers.run());
-    }
-    let gate = parts.gate.map(|blueprint| Rc::new(Gate::new(blueprint)));
     if let Some((folder, publish)) = parts.follow_upstreams {
         gateway::upstream::follow(folder, publish);
+    }
+    if let Some(drivers) = parts.gate_drivers {
+        crate::runtime::spawn(drivers.run());
     }
     let context = Context {
         router,
@@ -150,8 +149,7 @@ pub(super) async fn run(mut parts: CoreParts) {
         upstreams: gateway::upstream::Upstreams::new(parts.upstreams),
         seal: Rc::new(gateway::mcp::Seal::new(&parts.gateway_secret)),
         draining: parts.draining.clone(),
-        gate,
-        caller: None,
+        gate: parts.gate.map(|blueprint| Rc::new(Gate::new(blueprint))),
     };
     let doors = gateway::Doors {
         http: parts.http,

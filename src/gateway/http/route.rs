@@ -18,7 +18,7 @@ use super::body::{Reader, read_whole};
 use super::parameters::{Parameters, decode};
 use super::{Body, Problem, Response, batch, explain, facts, graph, refs, vertices, watch};
 use crate::error::{Reason, Refusal};
-use crate::gateway::pipeline::{self, Admitted, Ask, Class};
+use crate::gateway::pipeline::{self, Ask, Class};
 use crate::gateway::{Context, mcp};
 
 /// A row: one method of one path.
@@ -244,13 +244,13 @@ pub const ROUTES: &[Route] = &[
     row("GET", REF_LOG_PATH, Action::RefLog, &[LOG], ("", "RefLog"), "The latest moves of a ref, newest first."),
     row("GET", "/api/v1/dag/watch", Action::Watch, &[WATCH], ("", "Events"), "Follow new vertices and moves of refs, as server-sent events."),
     row("GET", "/api/v1/cluster/status", Action::Stats, NONE, ("", "Stats"), "The node's figures: cores, shards, logs, the graph."),
-    row("GET", "/api/v1/route/explain", Action::Explain, &[EXPLAINED], ("", "Explanation"), "What each stage of the pipeline would say of a request of yours, without doing it."),
-    row("GET", "/.well-known/oauth-protected-resource", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "Which issuers' tokens this node takes (RFC 9728)."),
-    row("GET", "/.well-known/oauth-protected-resource/mcp", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "The same, where clients of the MCP endpoint look."),
     row("GET", "/api/v1/upstreams", Action::Upstreams, NONE, ("", "Upstreams"), "The MCP servers behind the gateway: how they are and what they offer."),
     row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28 and older ones."),
     row("GET", "/mcp", Action::Mcp, NONE, ("", "Events"), "What servers tell a session of an earlier revision by themselves."),
     row("DELETE", "/mcp", Action::Mcp, NONE, ("", "Nothing"), "End a session of an earlier revision."),
+    row("GET", "/api/v1/route/explain", Action::Explain, &[EXPLAINED], ("", "Explanation"), "What each stage of the pipeline would say of a request of yours, without doing it."),
+    row("GET", "/.well-known/oauth-protected-resource", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "Which issuers' tokens this node takes (RFC 9728)."),
+    row("GET", "/.well-known/oauth-protected-resource/mcp", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "The same, where clients of the MCP endpoint look."),
     row("GET", "/livez", Action::Live, NONE, ("", "Text"), "Whether the process lives."),
     row("GET", "/readyz", Action::Ready, NONE, ("", "Text"), "Whether it takes requests: 503 while it drains."),
     row("GET", "/healthz", Action::Health, &[VERBOSE], ("", "Health"), "How the node is."),
@@ -292,9 +292,7 @@ pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<In
         Ok((parameters, argument?, deadline(&context, parts)?))
     };
     let answer = async |parts: Parts, (parameters, argument, deadline): (Parameters, String, Duration)| {
-        let mut context = context.clone();
-        context.caller = parts.extensions.get::<Admitted>().and_then(|admitted| admitted.caller.principal());
-        let call = Call { context, parts, body, parameters, argument };
+        let call = Call { context: context.clone(), parts, body, parameters, argument };
         match timeout(deadline, act(ROUTES[row].action, call)).await {
             Ok(answered) => answered,
             Err(_) => {

@@ -56,7 +56,7 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         // This revision has no notification that a client sends over HTTP; one that comes asks for nothing.
         Ok(Incoming::Notification) => return reply::empty(StatusCode::ACCEPTED, None),
         Err(refused) => {
-            let answered = session::answer(context, &body).await;
+            let answered = session::answer(context, parts, &body).await;
             return answered.unwrap_or_else(|| reply::refused(&refused));
         }
     };
@@ -64,7 +64,7 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
         return refused;
     }
     let outcome = match legacy::era(&parts.headers, &request) {
-        Ok(era) => answer(context, &parts.headers, &request, &body, era).await.map_err(|fault| match era {
+        Ok(era) => answer(context, parts, &request, &body, era).await.map_err(|fault| match era {
             Era::Modern => fault,
             Era::Legacy(_) => legacy::softened(fault),
         }),
@@ -76,7 +76,7 @@ pub async fn handle(context: &Context, parts: &Parts, body: Bytes) -> Response {
 /// Answers what clients of earlier revisions ask beside requests: to be told what servers say by themselves, and to be forgotten.
 async fn beside(context: &Context, parts: &Parts) -> Response {
     let not_allowed = || reply::empty(StatusCode::METHOD_NOT_ALLOWED, Some((ALLOW, "POST")));
-    let answered = match session::Session::of(context, &parts.headers) {
+    let answered = match session::Session::of(context, parts) {
         Ok(Some(session)) if parts.method == Method::GET => session::listen(context, session),
         Ok(Some(session)) if parts.method == Method::DELETE => Ok(session::end(context, &session).await),
         Ok(_) => return not_allowed(),
@@ -87,22 +87,24 @@ async fn beside(context: &Context, parts: &Parts) -> Response {
 
 async fn answer(
     context: &Context,
-    headers: &HeaderMap,
+    head: &Parts,
     request: &Request<'_>,
     body: &Bytes,
     era: Era,
 ) -> Result<Response, Fault> {
     let Request { id, method, params } = request;
     match (era, method.as_str()) {
-        (Era::Modern, _) => headers::check(headers, request)?,
-        (Era::Legacy(version), "initialize") => return Ok(session::initialize(context, id, version, params).await),
+        (Era::Modern, _) => headers::check(&head.headers, request)?,
+        (Era::Legacy(version), "initialize") => {
+            return Ok(session::initialize(context, head, id, version, params).await);
+        }
         (Era::Legacy(_), "ping") => return Ok(reply::json(200, reply::nothing(id))),
         (Era::Legacy(_), "server/discover" | "subscriptions/listen") => return Err(Fault::method_not_found(method)),
         (Era::Legacy(_), _) => {}
     }
-    let session = if era == Era::Modern { None } else { session::Session::of(context, headers)? };
+    let session = if era == Era::Modern { None } else { session::Session::of(context, head)? };
     if let Some(kept) = forward::find(context, request) {
-        return forward::forward(context, headers, request, body, era, session, kept).await;
+        return forward::forward(context, &head.headers, request, body, era, session, kept).await;
     }
     if era != Era::Modern
         && let Some(done) = session::wish(context, session.as_ref(), request, body).await?

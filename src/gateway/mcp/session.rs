@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -17,10 +18,11 @@ use tokio::time::sleep;
 
 use super::fault::{Fault, Refused};
 use super::message::{Params, Request};
-use super::seal::{Purpose, Seal};
+use super::seal::{Owner, Purpose, Seal};
 use super::subscription::Place;
 use super::{catalogue, reply};
 use crate::gateway::http::{Body, BodySender, Response};
+use crate::gateway::pipeline::{Admitted, Caller};
 use crate::gateway::upstream::{Held, Message, Question, event, splice};
 use crate::gateway::{Context, now_ms};
 use crate::runtime;
@@ -42,8 +44,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 #[derive(Debug, Serialize, Deserialize)]
 struct Sealed {
     issued_ms: u64,
-    /// Whose it is: a session's id that somebody else got hold of is nothing to them.
-    principal: Option<u128>,
     held: Vec<Held>,
 }
 
@@ -53,6 +53,16 @@ pub(in crate::gateway) struct Session {
     /// What its client has at servers.
     pub(in crate::gateway) held: Rc<Vec<Held>>,
     seal: Rc<Seal>,
+    owner: Owner,
+}
+
+/// Whose session a request's would be: only the principal that opened one can use it.
+fn owner(head: &Parts) -> Owner {
+    let admitted = head.extensions.get::<Admitted>();
+    Owner(admitted.and_then(|admitted| match &admitted.caller {
+        Caller::Anonymous => None,
+        Caller::Principal(principal) => Some(principal.key),
+    }))
 }
 
 impl Session {
@@ -60,13 +70,14 @@ impl Session {
     ///
     /// # Errors
     /// It is over, or was never made here.
-    pub(super) fn of(context: &Context, headers: &HeaderMap) -> Result<Option<Self>, Fault> {
-        let Some(named) = headers.get(HEADER) else { return Ok(None) };
-        let sealed = named.to_str().ok().and_then(|text| context.seal.open::<Sealed>(Purpose::Session, text));
+    pub(super) fn of(context: &Context, head: &Parts) -> Result<Option<Self>, Fault> {
+        let Some(named) = head.headers.get(HEADER) else { return Ok(None) };
+        let owner = owner(head);
+        let sealed = named.to_str().ok().and_then(|text| context.seal.open::<Sealed>(Purpose::Session, owner, text));
         let good = sealed.filter(|sealed| now_ms() < sealed.issued_ms.saturating_add(LIFE_MS));
-        let good = good.filter(|sealed| sealed.principal == context.caller);
-        let sealed = good.ok_or_else(|| Fault::session_over("no gateway of this cluster has such a session"))?;
-        Ok(Some(Self { held: Rc::new(sealed.held), seal: context.seal.clone() }))
+        let sealed =
+            good.ok_or_else(|| Fault::session_over("no gateway of this cluster has such a session for this caller"))?;
+        Ok(Some(Self { held: Rc::new(sealed.held), seal: context.seal.clone(), owner }))
     }
 
     /// The session at one server.
@@ -76,14 +87,20 @@ impl Session {
 
     /// A server's question under an id that leads the client's answer back to it.
     pub(in crate::gateway) fn question(&self, question: &Question, message: &Bytes) -> Option<Bytes> {
-        let sealed = self.seal.close(Purpose::Question, question)?;
+        let sealed = self.seal.close(Purpose::Question, self.owner, question)?;
         let id = Message::read(message).ok()?.id?;
         Some(splice(message, &mut [(id.get(), &format!("\"{QUESTION}{sealed}\""))]))
     }
 }
 
 /// Answers `initialize`: opens a session at each server that has sessions, and seals them into one.
-pub(super) async fn initialize(context: &Context, id: &str, version: &str, params: &Params<'_>) -> Response {
+pub(super) async fn initialize(
+    context: &Context,
+    head: &Parts,
+    id: &str,
+    version: &str,
+    params: &Params<'_>,
+) -> Response {
     let capabilities = params.capabilities.filter(|raw| raw.get().len() <= CAPABILITIES_BYTES_MAX);
     let capabilities = capabilities.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_else(|| json!({}));
     let held = context.upstreams.open_sessions(&capabilities).await;
@@ -107,7 +124,7 @@ pub(super) async fn initialize(context: &Context, id: &str, version: &str, param
     });
     let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}");
     let mut response = reply::json(200, body.into_bytes());
-    let sealed = context.seal.close(Purpose::Session, &Sealed { issued_ms: now_ms(), principal: context.caller, held });
+    let sealed = context.seal.close(Purpose::Session, owner(head), &Sealed { issued_ms: now_ms(), held });
     if let Some(sealed) = sealed.and_then(|sealed| HeaderValue::from_str(&sealed).ok()) {
         response.headers_mut().insert(HEADER, sealed);
     }
@@ -148,10 +165,10 @@ pub(super) async fn wish(
 }
 
 /// Takes a client's answer to a server's question; `None` when the body is none.
-pub(super) async fn answer(context: &Context, body: &Bytes) -> Option<Response> {
+pub(super) async fn answer(context: &Context, head: &Parts, body: &Bytes) -> Option<Response> {
     let id = Message::read(body).ok().filter(|message| message.method.is_none())?.id?;
     let id: String = serde_json::from_str(id.get()).ok()?;
-    let question: Question = context.seal.open(Purpose::Question, id.strip_prefix(QUESTION)?)?;
+    let question: Question = context.seal.open(Purpose::Question, owner(head), id.strip_prefix(QUESTION)?)?;
     Some(match context.upstreams.answer_question(&question, body).await {
         Ok(()) => reply::empty(StatusCode::ACCEPTED, None),
         Err(broken) => {

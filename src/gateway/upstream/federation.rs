@@ -242,19 +242,33 @@ fn mirrors(json: &str) -> Vec<Mirror> {
     found
 }
 
-/// Whether a URI may come from a template (RFC 6570). An expression stands for anything but, unless it reserves them, slashes.
+/// Whether a URI may come from a template (RFC 6570). An expression stands for anything but, unless it reserves them, slashes; one
+/// of a query for nothing, or for all from its mark on. Takes time in proportion to the product of both lengths.
 pub(crate) fn fits(template: &str, uri: &str) -> bool {
-    let Some((literal, rest)) = template.split_once('{') else { return template == uri };
-    let Some(uri) = uri.strip_prefix(literal) else { return false };
-    let Some((expression, template)) = rest.split_once('}') else { return false };
-    // A query may be there or not.
-    if expression.starts_with(['?', '&']) {
-        return template.is_empty() && (uri.is_empty() || uri.starts_with(['?', '&']));
+    let uri = uri.as_bytes();
+    // Where the URI may stand after what was read of the template.
+    let mut places = vec![false; uri.len() + 1];
+    places[0] = true;
+    let mut rest = template;
+    loop {
+        let (literal, after) = rest.split_once('{').map_or((rest, None), |(literal, after)| (literal, Some(after)));
+        let mut next = vec![false; uri.len() + 1];
+        for at in (0..uri.len() + 1).filter(|&at| places[at] && uri[at..].starts_with(literal.as_bytes())) {
+            next[at + literal.len()] = true;
+        }
+        places = next;
+        let Some(after) = after else { return places[uri.len()] };
+        let Some((expression, after)) = after.split_once('}') else { return false };
+        let query = expression.starts_with(['?', '&']);
+        let reserved = query || expression.starts_with(['+', '#', '/']);
+        let mut open = false;
+        for at in 0..=uri.len() {
+            open |= places[at] && (!query || matches!(uri.get(at), Some(b'?' | b'&')));
+            places[at] |= open;
+            open &= reserved || uri.get(at) != Some(&b'/');
+        }
+        rest = after;
     }
-    let reserved = expression.starts_with(['+', '#', '/']);
-    let ends = uri.char_indices().map(|(at, _)| at).chain([uri.len()]);
-    let mut possible = ends.take_while(|&at| reserved || !uri[..at].contains('/'));
-    possible.any(|at| fits(template, &uri[at..]))
 }
 
 #[cfg(test)]
@@ -310,5 +324,7 @@ mod tests {
         check("test://t{?a,b}", "test://tx", false);
         check("test://t", "test://t", true);
         check("test://{broken", "test://x", false);
+        check(&"{a}".repeat(2000), &"x".repeat(2000), true);
+        check(&format!("{}y", "{+a}".repeat(2000)), &"x".repeat(2000), false);
     }
 }

@@ -10,6 +10,8 @@ mod door;
 mod envelope;
 mod federation;
 mod follow;
+#[cfg(test)]
+mod fuzz_tests;
 mod http;
 mod link;
 mod news;
