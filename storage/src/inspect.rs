@@ -6,7 +6,7 @@
 use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
 use crate::record::Record;
 use crate::scan::{self, Expected};
-use crate::scrub::{Damage, check_frame};
+use crate::scrub::Damage;
 use crate::wire::hint::Hint;
 use crate::wire::seal::Seal;
 use crate::wire::{self, FRAME_HEADER_BYTES, FrameHeader, Position, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -185,7 +185,8 @@ impl Check {
         let mut end = Position { segment: sequence, offset: 0 };
         while offset < bytes.len() {
             let at = Position { segment: sequence, offset: offset as u32 };
-            match check_frame(&bytes[offset..], &header.log, at) {
+            // As the open does: a whole frame ends the search for a torn tail, and a record in it that is not whole is damage.
+            match wire::parse_frame(&bytes[offset..], &header.log, at) {
                 Ok(frame) => {
                     let expected = std::mem::replace(&mut self.number, frame.placement.number + 1);
                     if frame.placement.number != expected && self.broken.is_none() {

@@ -185,7 +185,7 @@ impl Window {
 }
 
 /// Checks a whole frame, and each record by its own sum.
-pub(crate) fn check_frame(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<FrameHeader, WireError> {
+fn check_frame(bytes: &[u8], log: &[u8; 16], at: Position) -> Result<FrameHeader, WireError> {
     let frame = wire::parse_frame(bytes, log, at)?;
     let mut rest = &bytes[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + frame.entry.payload_bytes as usize];
     while !rest.is_empty() {

@@ -11,12 +11,14 @@ use qmesh_storage::io::Disk;
 use qmesh_storage::io::memory::{Faults, MemoryDisk};
 use qmesh_storage::{BLOCK_BYTES, LogOptions, OpenError, inspect};
 
-use super::drive::{Random, fuzz};
+use super::drive::{Random, fuzz_from};
 use super::log_frames::{mend_frame, mend_hint, mend_seal};
 use super::mutate::mutate;
 use super::scene::{drive, number, on_core, open, record, small, turn, until};
 
 const DIRECTORY: &str = "/log";
+/// An offline look took a whole frame with a broken record for a torn tail; the open refuses it.
+const FAILED_ONCE: [u64; 1] = [0x4e0c_fba4_1cdb_fca5];
 
 /// The files of a log.
 pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
@@ -165,7 +167,7 @@ fn s1_1_9_fuzz_log_directories() {
     let scenes = [log_of(1, true), log_of(2, false), log_of(3, false)];
     let (foreign, _) = log_of(4, true);
     let (mut opened_count, mut refused_count) = (0, 0);
-    fuzz("log directories", |random| {
+    fuzz_from("log directories", &FAILED_ONCE, |random| {
         let (files, appended) = random.pick(&scenes);
         let mut files = files.clone();
         let mut mended = false;

@@ -82,7 +82,7 @@ struct Storage {
 }
 
 impl GlommioDisk {
-    /// Starts the storage thread, pinned to `cpu` when one is given.
+    /// Starts the storage thread and its chores, pinned to `cpu` when one is given.
     ///
     /// # Errors
     /// When the host refuses a thread, an io_uring or the locked memory that glommio wants; the text says what to do.
@@ -90,7 +90,6 @@ impl GlommioDisk {
         refuse_small_memlock()?;
         refuse_no_ring()?;
         let (requests, arrivals, ear) = way(REQUESTS_WAITING_MAX)?;
-        let chores = Chores::start(true)?;
         let (tell, started) = std::sync::mpsc::channel();
         std::thread::Builder::new().name("disk-glommio".to_owned()).spawn(move || {
             let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
@@ -99,18 +98,21 @@ impl GlommioDisk {
                 .ring_depth(RING_ENTRIES)
                 .preempt_timer(NEVER)
                 .make();
-            match executor {
-                Ok(executor) => {
-                    // The one who started the disk waits for this.
-                    let _ = tell.send(Ok(()));
+            // The one who started the disk waits for what is told. Threads inherit their CPU: chores are the device's work too.
+            match (executor, Chores::start(true)) {
+                (Ok(executor), Ok(chores)) => {
+                    let _ = tell.send(Ok(chores));
                     executor.run(serve(arrivals, ear));
                 }
-                Err(error) => {
+                (Err(error), _) => {
                     let _ = tell.send(Err(io::Error::other(format!("glommio does not start: {error}"))));
+                }
+                (_, Err(error)) => {
+                    let _ = tell.send(Err(error));
                 }
             }
         })?;
-        started.recv().map_err(|_| io::Error::other("glommio's thread died while it started"))??;
+        let chores = started.recv().map_err(|_| io::Error::other("glommio's thread died while it started"))??;
         Ok(Self { storage: Rc::new(Storage { requests, file_next: Cell::new(0) }), chores })
     }
 }
