@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is what a test reports")]
 
+#[path = "auth/foreign.rs"]
+mod foreign;
 mod house;
 #[allow(dead_code, reason = "these scenes use a part of what the client can do")]
 #[path = "rest/http.rs"]
@@ -14,6 +16,9 @@ mod issuer;
 mod names;
 #[path = "auth/rates.rs"]
 mod rates;
+#[allow(dead_code, reason = "these scenes use a part of what such servers can do")]
+#[path = "upstream/scripted.rs"]
+mod scripted;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -43,22 +44,31 @@ enum McpCommand {
         /// Over standard input and output, one JSON-RPC message a line.
         #[arg(long, required = true)]
         stdio: bool,
+        /// A file with the access token to show, for a node that wants one.
+        #[arg(long, value_name = "FILE")]
+        access_token_file: Option<PathBuf>,
     },
 }
 
 /// Runs `qmesh mcp …`.
 pub fn run(arguments: McpArguments, global: Global) -> ExitCode {
-    let McpCommand::Serve { stdio: _ } = arguments.command;
-    session::run(global, async |session| serve(session).await)
+    let McpCommand::Serve { stdio: _, access_token_file } = arguments.command;
+    session::run(global, async |session| serve(session, access_token_file.as_deref()).await)
 }
 
-async fn serve(session: &Session) -> Outcome {
+async fn serve(session: &Session, access_token_file: Option<&Path>) -> Outcome {
+    let token =
+        access_token_file.map(|file| std::fs::read_to_string(file).map_err(|error| Failure::file(file, &error)));
+    let token = token.transpose()?;
     let figures = session.node().await?.stats().await?;
     let address =
         figures["http"].as_str().ok_or_else(|| Failure::internal("the node does not tell its HTTP address"))?;
     let scheme = if figures["https"] == true { "https" } else { "http" };
+    // A door on every address answers this machine under its own.
+    let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
     let url = format!("{scheme}://{address}/mcp");
-    let door = Rc::new(Door::new(&url, session.global.ca.as_deref()).map_err(Failure::usage)?);
+    let token = token.as_deref().map(str::trim);
+    let door = Rc::new(Door::new(&url, session.global.ca.as_deref(), token).map_err(Failure::usage)?);
     let (tell, mut lines) = mpsc::channel::<Bytes>(LINES_MAX);
     // Standard input blocks; its thread ends with the process.
     std::thread::spawn(move || read(&tell));

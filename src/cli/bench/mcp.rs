@@ -3,6 +3,7 @@
 //! Promises: every answer is read whole and must be a result, not an error. Does not: speak TLS or older revisions.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +21,11 @@ pub(super) async fn run(
     load: &Load,
     url: Option<String>,
     call: Option<(String, String)>,
+    access_token_file: Option<&Path>,
 ) -> Outcome {
+    let token =
+        access_token_file.map(|file| std::fs::read_to_string(file).map_err(|error| Failure::file(file, &error)));
+    let token = token.transpose()?;
     let foreign = url.is_some();
     let url = match url {
         Some(url) => url,
@@ -43,7 +48,7 @@ pub(super) async fn run(
     };
     let arguments: serde_json::Value =
         serde_json::from_str(&arguments).map_err(|error| Failure::usage(format!("--arguments: {error}")))?;
-    let request = Rc::new(request(host, path, &tool, &arguments));
+    let request = Rc::new(request(host, path, &tool, &arguments, token.as_deref().map(str::trim)));
     let idle: Rc<RefCell<Vec<Connection>>> = Rc::default();
     let host = host.to_owned();
     let operation = move |_| {
@@ -67,7 +72,7 @@ pub(super) async fn run(
     measured(session, "mcp", load, operation).await
 }
 
-fn request(host: &str, path: &str, tool: &str, arguments: &serde_json::Value) -> Vec<u8> {
+fn request(host: &str, path: &str, tool: &str, arguments: &serde_json::Value, token: Option<&str>) -> Vec<u8> {
     let body = serde_json::json!({
         "jsonrpc": "2.0", "id": 1, "method": "tools/call",
         "params": {
@@ -80,9 +85,10 @@ fn request(host: &str, path: &str, tool: &str, arguments: &serde_json::Value) ->
         },
     })
     .to_string();
+    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
     format!(
         "POST /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n\
-         MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\nContent-Length: {}\r\n\r\n{body}",
+         MCP-Protocol-Version: 2026-07-28\r\nMcp-Method: tools/call\r\nMcp-Name: {tool}\r\n{token}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

@@ -72,6 +72,9 @@ pub enum Bench {
         /// Its arguments, as a JSON object.
         #[arg(long)]
         arguments: Option<String>,
+        /// A file with an access token that every call shows.
+        #[arg(long, value_name = "FILE")]
+        access_token_file: Option<PathBuf>,
     },
     /// Puts a history of so many vertices, a line of work with short branches and merges, and tells how long it took.
     #[command(after_help = "Example: qmesh bench fill --vertices 1000000 --size 100")]
@@ -148,7 +151,9 @@ pub fn run(global: Global, bench: Bench) -> ExitCode {
         Bench::Put(load) => put(session, &load).await,
         Bench::Get(load) => get(session, &load).await,
         Bench::Walk { load, root, limit } => walk(session, &load, root, limit).await,
-        Bench::Mcp { load, url, tool, arguments } => mcp::run(session, &load, url, tool.zip(arguments)).await,
+        Bench::Mcp { load, url, tool, arguments, access_token_file } => {
+            mcp::run(session, &load, url, tool.zip(arguments), access_token_file.as_deref()).await
+        }
         Bench::Fill { vertices, size } => fill(session, vertices, size).await,
         Bench::Acknowledged { append: Some(file), load, .. } => acknowledged::append(session, &load, &file).await,
         Bench::Acknowledged { verify: Some(file), .. } => acknowledged::verify(session, &file).await,

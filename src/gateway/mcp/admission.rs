@@ -11,6 +11,7 @@ use hyper::http::request::Parts;
 
 use super::catalogue;
 use super::fault::{Fault, Refused};
+use super::forward;
 use super::message::Request;
 use super::reply;
 use crate::gateway::Context;
@@ -29,6 +30,8 @@ pub(in crate::gateway) fn class(method: &str, tool: Option<&str>) -> Class {
     });
     match (method, tool) {
         ("tools/call", Some(tool)) => TOOLS.get(tool).copied().unwrap_or(Class::Call),
+        // Only sessions at other servers have these.
+        ("logging/setLevel" | "resources/subscribe" | "resources/unsubscribe", _) => Class::Call,
         _ => Class::Read,
     }
 }
@@ -49,7 +52,10 @@ pub(super) async fn admit(context: &Context, head: &Parts, request: &Request<'_>
         return Ok(());
     }
     let tool = request.params.name.as_deref().filter(|_| request.method.as_str() == "tools/call");
-    let refused = match admit_call(context, head, class(&request.method, tool), tool).await {
+    // Whatever another server answers is a call of that server, by whichever method.
+    let theirs = forward::find(context, request).is_some();
+    let wanted = if theirs { Class::Call } else { class(&request.method, tool) };
+    let refused = match admit_call(context, head, wanted, tool).await {
         Ok(()) => return Ok(()),
         Err(refused) => refused,
     };

@@ -20,12 +20,13 @@ pub struct Door {
 }
 
 impl Door {
-    /// The door at `url`, certified by `authority` where it speaks TLS.
+    /// The door at `url`, certified by `authority` where it speaks TLS, and shown `access_token` where it wants one.
     ///
     /// # Errors
     /// What is wrong with the address or the file.
-    pub fn new(url: &str, authority: Option<&Path>) -> Result<Self, String> {
-        Ok(Self { link: HttpLink::new(url, &[], authority)?, version: RefCell::default() })
+    pub fn new(url: &str, authority: Option<&Path>, access_token: Option<&str>) -> Result<Self, String> {
+        let bearer = access_token.map(|token| ("authorization".to_owned(), format!("Bearer {token}")));
+        Ok(Self { link: HttpLink::new(url, bearer.as_slice(), authority)?, version: RefCell::default() })
     }
 
     /// Sends a message and hands every message that comes back to `say`.
