@@ -17,8 +17,9 @@ use super::mutate::mutate;
 use super::scene::{drive, number, on_core, open, record, small, turn, until};
 
 const DIRECTORY: &str = "/log";
-/// An offline look took a whole frame with a broken record for a torn tail; the open refuses it.
-const FAILED_ONCE: [u64; 1] = [0x4e0c_fba4_1cdb_fca5];
+/// An offline look took a whole frame with a broken record for a torn tail, which the open refuses; the scene held a hint with
+/// false numbers and right sums against an offline look that does not read it.
+const FAILED_ONCE: [u64; 2] = [0x4e0c_fba4_1cdb_fca5, 0x4aff_3c49_6f14_40d8];
 
 /// The files of a log.
 pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
@@ -77,11 +78,20 @@ fn disk_of(files: &Files) -> MemoryDisk {
     memory
 }
 
-/// Does something to the directory; whether checksums were mended, so that nothing can be promised of the content.
-fn happen(random: &mut Random, files: &mut Files, foreign: &Files) -> bool {
+/// Whose checksums were mended, so that nothing can be promised of the content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mended {
+    /// A hint's or a seal's, which the open believes and an offline look does not need.
+    Companion,
+    /// A frame's.
+    Frame,
+}
+
+/// Does something to the directory.
+fn happen(random: &mut Random, files: &mut Files, foreign: &Files) -> Option<Mended> {
     let paths: Vec<PathBuf> = files.keys().cloned().collect();
     if paths.is_empty() {
-        return false;
+        return None;
     }
     let path = random.pick(&paths).clone();
     let is = |extension: &str| path.extension().is_some_and(|found| found == extension);
@@ -145,7 +155,7 @@ fn happen(random: &mut Random, files: &mut Files, foreign: &Files) -> bool {
             } else {
                 mend_seal(bytes)
             }
-            return true;
+            return Some(Mended::Companion);
         }
         // A frame whose sums are right and whose content is not.
         11 if is("seg") && 1 < blocks => {
@@ -155,11 +165,11 @@ fn happen(random: &mut Random, files: &mut Files, foreign: &Files) -> bool {
             frame[changed] = random.next() as u8;
             mend_frame(&mut frame);
             bytes[at..].copy_from_slice(&frame);
-            return true;
+            return Some(Mended::Frame);
         }
         _ => {}
     }
-    false
+    None
 }
 
 #[test]
@@ -170,10 +180,11 @@ fn s1_1_9_fuzz_log_directories() {
     fuzz_from("log directories", &FAILED_ONCE, |random| {
         let (files, appended) = random.pick(&scenes);
         let mut files = files.clone();
-        let mut mended = false;
+        let mut happened = Vec::new();
         for _ in 0..=random.below(3) {
-            mended |= happen(random, &mut files, &foreign);
+            happened.push(happen(random, &mut files, &foreign));
         }
+        let mended = happened.iter().any(Option::is_some);
         let memory = disk_of(&files);
         let disk: Rc<dyn Disk> = Rc::new(memory.clone());
         let offline = random.one_in(8).then(|| look(&files));
@@ -220,7 +231,9 @@ fn s1_1_9_fuzz_log_directories() {
                     segments(&files) == segments(&files_of(&memory)),
                     "refused ({what}), and a segment was changed"
                 );
-                if let Some(damages) = offline {
+                if let Some(damages) = offline
+                    && !happened.contains(&Some(Mended::Companion))
+                {
                     assert!(0 < damages, "refused ({what}), and an offline look finds nothing");
                 }
             }
