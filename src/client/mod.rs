@@ -6,6 +6,7 @@
 
 pub mod address;
 mod connect;
+mod reads;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

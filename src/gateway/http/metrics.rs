@@ -15,6 +15,7 @@ use super::route::{ROUTES, UNMATCHED};
 use crate::dag::skeleton::Counts;
 use crate::gateway::NodeFacts;
 use crate::router::Questions;
+use crate::router::consistency::AnsweredBy;
 use crate::router::message::CoreStats;
 
 /// Media type of the text.
@@ -192,6 +193,19 @@ fn log_figures(text: &mut Text, cores: &[CoreStats]) {
 
 fn core_figures(text: &mut Text, cores: &[CoreStats]) {
     type Figure = fn(&CoreStats) -> u64;
+    let by: [(AnsweredBy, Figure); 2] =
+        [(AnsweredBy::Primary, |core| core.reads_by_primary), (AnsweredBy::Replica, |core| core.reads_by_replica)];
+    text.family(
+        "qmesh_reads",
+        "counter",
+        "Reads of vertices and refs, by who answered: the primary, or this node as another replica.",
+    );
+    for core in cores {
+        for (by, figure) in by {
+            let labels = [("core", &*core.core.to_string()), ("answered", by.word())];
+            text.line("qmesh_reads_total", &labels, figure(core) as f64);
+        }
+    }
     let figures: [(&str, &str, &str, Figure); 5] = [
         ("qmesh_cache_vertices", "gauge", "Vertices in the read cache.", |core| core.cache_vertices),
         ("qmesh_cache_bytes", "gauge", "Bytes in the read cache.", |core| core.cache_bytes),
@@ -318,6 +332,7 @@ mod tests {
             "http_server_request_duration_seconds_sum{http_request_method=\"POST\",\
              http_route=\"/api/v1/dag/vertices\"} 0.00309",
             "qmesh_cache_hits_total{core=\"0\"} 0",
+            "qmesh_reads_total{core=\"0\",answered=\"replica\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

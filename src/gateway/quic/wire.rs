@@ -21,6 +21,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::ids::VertexId;
+use crate::router::consistency::Freshness;
 pub use crate::router::wire::{PUT_ROW_BYTES, ids, put_row, put_rows, refusal, refusal_of};
 
 /// Make vertices durable.
@@ -42,6 +43,9 @@ pub const OP_WATCH: u16 = 8;
 
 /// Ask the control plane, or what this node's groups look like; JSON both ways, see [`ClusterAsk`].
 pub const OP_CLUSTER: u16 = 9;
+
+/// Read a vertex of which "not here" may be old; [`ReadRequest`] and [`ReadAnswer`].
+pub const OP_READ: u16 = 10;
 
 /// What a person asks of the cluster through a node.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -161,6 +165,8 @@ pub enum RefRequest {
     Get {
         /// Its name.
         name: String,
+        /// How new the answer must be: linearizable (or empty), bounded:MILLISECONDS, any.
+        consistency: String,
     },
     /// Move one.
     Set {
@@ -185,6 +191,8 @@ pub enum RefRequest {
         after: String,
         /// At most so many.
         limit: u32,
+        /// As for one.
+        consistency: String,
     },
     /// The latest moves.
     Log {
@@ -192,6 +200,8 @@ pub enum RefRequest {
         name: String,
         /// At most so many.
         limit: u32,
+        /// As for one.
+        consistency: String,
     },
 }
 
@@ -232,11 +242,63 @@ pub enum RefAnswer {
         row: RefRow,
         /// "Not older than this".
         token: String,
+        /// Of a read: how new it is.
+        freshness: Option<FreshnessRow>,
     },
     /// Several.
-    List(Vec<RefRow>),
-    /// Moves, newest first.
-    Log(Vec<RefLogRow>),
+    List {
+        /// In the order of their names.
+        rows: Vec<RefRow>,
+        /// How new they are.
+        freshness: FreshnessRow,
+    },
+    /// Moves.
+    Log {
+        /// Newest first.
+        rows: Vec<RefLogRow>,
+        /// How new they are.
+        freshness: FreshnessRow,
+    },
+}
+
+/// How new an answer is.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct FreshnessRow {
+    /// Who answered: primary or replica.
+    pub answered: String,
+    /// How old the answer may be, in milliseconds; `None` from a replica that has not heard of its primary yet.
+    pub staleness_ms: Option<u64>,
+    /// The token up to which a replica's answer knows everything; empty when it is of several shards.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub applied: String,
+}
+
+impl From<Freshness> for FreshnessRow {
+    fn from(freshness: Freshness) -> Self {
+        Self {
+            answered: freshness.answered.word().to_owned(),
+            staleness_ms: freshness.staleness_ms,
+            applied: freshness.applied.map(|token| token.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Read a vertex.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Its id.
+    pub id: [u8; 32],
+    /// How new "not here" must be.
+    pub consistency: String,
+}
+
+/// A vertex that was read, or not here.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// Its record, as it is on disk.
+    pub record: Option<Vec<u8>>,
+    /// How new "not here" is.
+    pub freshness: FreshnessRow,
 }
 
 /// What a watcher is told.
