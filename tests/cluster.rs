@@ -7,6 +7,8 @@ mod house;
 mod reads;
 #[path = "cluster/stand.rs"]
 mod stand;
+#[path = "cluster/upkeep.rs"]
+mod upkeep;
 
 use std::fs;
 use std::time::Duration;

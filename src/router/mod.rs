@@ -19,7 +19,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::dag::archive::SealedVertex;
 use crate::dag::query::{Answer, Machine, Query};
@@ -31,6 +31,7 @@ use crate::error::{Reason, Refusal};
 use crate::feed::Progress;
 use crate::ids::{ShardId, Token, VertexId};
 use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, WALK_EDGES_PER_SLICE};
+use crate::membership::driver::Seen;
 use crate::runtime::{Full, Sender};
 use consistency::{Consistency, Freshness};
 use message::{CoreStats, Message, PutReceipt, Read, RefReceipt, Reply};
@@ -54,6 +55,8 @@ pub struct Shared {
     pub boot: u64,
     /// What was asked about the graph so far.
     pub questions: Questions,
+    /// How the members of the cluster are, as the rumours have it.
+    pub members: watch::Receiver<Arc<Seen>>,
 }
 
 /// Questions about the graph since the node started, over all cores.
@@ -125,6 +128,11 @@ impl Router {
     /// How far shards are committed and followed.
     pub fn progress(&self) -> &Progress {
         &self.0.shared.progress
+    }
+
+    /// How the members of the cluster are, as the rumours have it.
+    pub fn members(&self) -> Arc<Seen> {
+        self.0.shared.members.borrow().clone()
     }
 
     /// The number of this start, which cursors carry.

@@ -112,6 +112,7 @@ async fn cluster(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
         ClusterAsk::Control { ask } => {
             router.group(OP_CONTROL, ShardId::CONTROL, crate::control::driver::plane::request(&ask, true)?).await
         }
+        ClusterAsk::Health => to_json(&wire::HealthRow::of(&router.members())),
         ClusterAsk::Groups => {
             let mut views = Vec::new();
             for shard in router.table().shards().chain([ShardId::CONTROL]) {

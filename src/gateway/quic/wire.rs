@@ -20,7 +20,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::ids::VertexId;
+use crate::ids::{NodeId, VertexId};
+use crate::membership::Peer;
+use crate::membership::driver::Seen;
 use crate::router::consistency::Freshness;
 pub use crate::router::wire::{PUT_ROW_BYTES, ids, put_row, put_rows, refusal, refusal_of};
 
@@ -58,6 +60,59 @@ pub enum ClusterAsk {
     },
     /// This node: what its groups look like.
     Groups,
+    /// This node: how the members are, as it has heard; [`HealthRow`]s.
+    Health,
+}
+
+/// How a member is, as the node that is asked has heard.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HealthRow {
+    /// The member.
+    pub node: u64,
+    /// healthy, suspect or down.
+    pub health: String,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// What it said of itself last.
+    pub load: Option<LoadRow>,
+}
+
+/// How busy a member said to be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LoadRow {
+    /// When, milliseconds ago.
+    pub heard_ms_ago: u64,
+    /// Thousandths of its processors in use.
+    pub cpu_permille: u16,
+    /// Messages in the fullest inbox of its cores.
+    pub inbox_depth: u32,
+    /// Mean time of its commit rounds' syncs, in microseconds.
+    pub commit_latency_us: u32,
+    /// The version it runs.
+    pub build: String,
+    /// The newest topology it knows.
+    pub epoch: u64,
+}
+
+impl HealthRow {
+    /// Rows of what was seen.
+    pub fn of(seen: &Seen) -> Vec<Self> {
+        let peers = seen.view.iter().flat_map(|view| view.peers());
+        let row = |(node, peer): (NodeId, &Peer)| Self {
+            node: node.0,
+            health: peer.health.word().to_owned(),
+            for_ms: seen.now_ms.saturating_sub(peer.since_ms),
+            load: peer.load.map(|(load, heard_ms)| LoadRow {
+                heard_ms_ago: seen.now_ms.saturating_sub(heard_ms),
+                cpu_permille: load.cpu_permille,
+                inbox_depth: load.inbox_depth,
+                commit_latency_us: load.commit_latency_us,
+                build: format!("{}.{}.{}", load.build.major, load.build.minor, load.build.patch),
+                epoch: load.epoch.0,
+            }),
+        };
+        peers.map(row).collect()
+    }
 }
 
 /// Bit of the put options: accept vertices whose parents are not here.
