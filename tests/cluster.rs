@@ -5,6 +5,8 @@
 mod house;
 #[path = "cluster/reads.rs"]
 mod reads;
+#[path = "cluster/replaced.rs"]
+mod replaced;
 #[path = "cluster/stand.rs"]
 mod stand;
 #[path = "cluster/upkeep.rs"]
