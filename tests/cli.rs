@@ -414,8 +414,42 @@ fn s0_2_a_watcher_hears_of_vertices_and_refs() {
 fn s0_2_completions_and_man_pages_are_made_without_a_node() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| Command::new(QMESH).args(arguments).output().unwrap();
+    systemd_takes_the_unit(&folder.path().join("qmesh.service"));
     assert!(String::from_utf8(run(&["gen", "completions", "bash"]).stdout).unwrap().contains("qmesh"));
     assert!(run(&["gen", "man", folder.path().to_str().unwrap()]).status.success());
     let page = fs::read_to_string(folder.path().join("qmesh-dag-put.1")).unwrap();
     assert!(page.contains("qmesh dag put") || page.contains("qmesh\\-dag\\-put"), "{page}");
+}
+
+/// The unit has the limits of its profile, and systemd has nothing to say against it where there is one to ask.
+fn systemd_takes_the_unit(path: &Path) {
+    let run =
+        |arguments: &[&str]| Command::new(QMESH).args([&["gen", "systemd"], arguments].concat()).output().unwrap();
+    let unit = run(&["--data", "/srv/qmesh", "--user", "qmesh", "--tuning", "throughput"]);
+    assert!(unit.status.success(), "{}", String::from_utf8_lossy(&unit.stderr));
+    let text = String::from_utf8(unit.stdout).unwrap();
+    let profile = fs::read_to_string("tuning/throughput.toml").unwrap();
+    let number = |key: &str| {
+        let line = profile.lines().find(|line| line.split('=').next().unwrap().trim() == key).unwrap();
+        line.split(['=', '#']).nth(1).unwrap().trim().replace('_', "")
+    };
+    for line in [
+        format!("LimitMEMLOCK={}M", number("memlock_mib")),
+        format!("LimitNOFILE={}", number("nofile")),
+        format!("ExecStart={QMESH} up --data /srv/qmesh --tuning throughput"),
+        "KillSignal=SIGTERM".to_owned(),
+        "Restart=on-failure".to_owned(),
+        "ReadWritePaths=/srv/qmesh".to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    for wrong in [&["--data", "data"][..], &["--user", "a b"], &["--data", "/a%h"], &["--tuning", "none-such"]] {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    fs::write(path, text).unwrap();
+    // Where systemd is not installed, the lines above are what there is.
+    if let Ok(verified) = Command::new("systemd-analyze").arg("verify").arg(path).output() {
+        let told = String::from_utf8_lossy(&verified.stderr);
+        assert!(!told.contains("qmesh.service:"), "{told}");
+    }
 }

@@ -54,18 +54,20 @@ fn s1_2_7_no_seed_loses_an_acknowledged_write_or_breaks_the_order_of_a_ref() {
     let failed: Vec<u64> =
         outcomes.iter().filter(|outcome| !outcome.violations.is_empty()).map(|outcome| outcome.seed).collect();
     println!(
-        "{count} seeds from {from} in {:.1?}: {} vertices and {} moves of refs acknowledged, {} reads of refs, {} without an outcome, \
+        "{count} seeds from {from} in {:.1?}: {} vertices and {} moves of refs acknowledged, {} reads of refs and {} at any age, {} without an outcome, \
          {} faults, {} letters, {} seeds failed: {failed:?}",
         started.elapsed(),
         sum(|outcome| outcome.vertices as u64),
         sum(|outcome| outcome.moves),
         sum(|outcome| outcome.reads),
+        sum(|outcome| outcome.old_reads),
         sum(|outcome| outcome.unknown),
         sum(|outcome| outcome.faults),
         sum(|outcome| outcome.letters),
         failed.len(),
     );
     assert!(failed.is_empty(), "seeds {failed:?} failed; QMESH_SIM_FROM=SEED QMESH_SIM_SEEDS=1 replays one");
+    assert!(count * 50 < sum(|outcome| outcome.old_reads), "replicas hardly answer by themselves");
     assert!(count * 50 < sum(|outcome| outcome.vertices as u64), "the worlds are too broken to say anything");
 }
 
@@ -115,4 +117,9 @@ fn s1_2_7_planted_a_disk_that_lies_about_syncing_is_caught() {
 #[test]
 fn s1_2_7_planted_reads_of_refs_from_followers_are_caught() {
     is_caught(Planted::ReadsFromFollowers, &["not linearizable"]);
+}
+
+#[test]
+fn s1_2_6_planted_old_answers_that_are_taken_for_new_ones_are_caught() {
+    is_caught(Planted::AgeIsHidden, &["is older than that"]);
 }

@@ -13,8 +13,9 @@ use super::failure::{Failure, Outcome};
 use super::session::{self, Global, Session};
 use super::text::time_text;
 use crate::error::Reason;
-use crate::gateway::quic::wire::{RefAnswer, RefLogRow, RefRequest, RefRow};
+use crate::gateway::quic::wire::{FreshnessRow, RefAnswer, RefLogRow, RefRequest, RefRow};
 use crate::limits::{PAGE_MAX, REFLOG_ENTRIES_MAX};
+use crate::router::consistency::Consistency;
 
 /// `qmesh ref …`
 #[derive(Debug, Args)]
@@ -26,10 +27,14 @@ pub struct RefArguments {
 #[derive(Debug, Subcommand)]
 enum RefCommand {
     /// Print the id that a ref points to.
-    #[command(after_help = "Example: qmesh ref get git/project/refs/heads/main")]
+    #[command(
+        after_help = "Examples:\n  qmesh ref get git/project/refs/heads/main\n  qmesh ref get release --consistency bounded:500 -o json"
+    )]
     Get {
         /// The ref.
         name: String,
+        #[command(flatten)]
+        newness: Newness,
     },
     /// Point a ref to a vertex; exit 4 when it is not where --if says.
     #[command(
@@ -60,6 +65,8 @@ enum RefCommand {
         /// Refs, at most.
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
+        #[command(flatten)]
+        newness: Newness,
     },
     /// The latest moves of a ref, newest first.
     #[command(after_help = "Example: qmesh ref log git/project/HEAD")]
@@ -69,7 +76,17 @@ enum RefCommand {
         /// Moves, at most.
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=REFLOG_ENTRIES_MAX as i64))]
         limit: u32,
+        #[command(flatten)]
+        newness: Newness,
     },
+}
+
+/// How new an answer must be.
+#[derive(Debug, Args)]
+pub(super) struct Newness {
+    /// How new the answer must be; the replica that is asked answers `any`, and `bounded` when it is surely not older.
+    #[arg(long, value_name = "linearizable|bounded:MS|any", default_value = "linearizable", hide_default_value = true)]
+    pub(super) consistency: Consistency,
 }
 
 #[derive(Debug, Args)]
@@ -91,28 +108,24 @@ struct One<'a> {
     row: &'a RefRow,
     #[serde(skip_serializing_if = "str::is_empty")]
     token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freshness: Option<&'a FreshnessRow>,
 }
 
 /// Runs `qmesh ref …`.
 pub fn run(arguments: RefArguments, global: Global) -> ExitCode {
     session::run(global, async |session| match arguments.command {
-        RefCommand::Get { name } => {
-            let (row, token) = one(session, &RefRequest::Get { name }).await?;
-            if row.at.is_none() {
-                return Err(Failure::new(Reason::NotFound, format!("no ref {}", row.name)));
+        RefCommand::Get { name, newness } => {
+            let read = one(session, &RefRequest::Get { name, consistency: newness.text() }).await?;
+            if read.0.at.is_none() {
+                return Err(Failure::new(Reason::NotFound, format!("no ref {}", read.0.name)));
             }
-            print(session, &row, &token)
+            print(session, &read)
         }
-        RefCommand::Set { name, id, terms } => {
-            let (row, token) = one(session, &moved(name, Some(id), terms)).await?;
-            print(session, &row, &token)
-        }
-        RefCommand::Delete { name, terms } => {
-            let (row, token) = one(session, &moved(name, None, terms)).await?;
-            print(session, &row, &token)
-        }
-        RefCommand::List { prefix, limit } => list(session, prefix, limit).await,
-        RefCommand::Log { name, limit } => log(session, name, limit).await,
+        RefCommand::Set { name, id, terms } => print(session, &one(session, &moved(name, Some(id), terms)).await?),
+        RefCommand::Delete { name, terms } => print(session, &one(session, &moved(name, None, terms)).await?),
+        RefCommand::List { prefix, limit, newness } => list(session, prefix, limit, &newness).await,
+        RefCommand::Log { name, limit, newness } => log(session, name, limit, &newness).await,
     })
 }
 
@@ -125,29 +138,39 @@ fn moved(name: String, to: Option<String>, terms: Terms) -> RefRequest {
     RefRequest::Set { name, to, expect, expect_at, actor: terms.actor, reason: terms.reason }
 }
 
-async fn one(session: &Session, request: &RefRequest) -> Result<(RefRow, String), Failure> {
+type Answered = (RefRow, String, Option<FreshnessRow>);
+
+impl Newness {
+    fn text(&self) -> String {
+        self.consistency.to_string()
+    }
+}
+
+async fn one(session: &Session, request: &RefRequest) -> Result<Answered, Failure> {
     match session.node().await?.refs(request).await? {
-        RefAnswer::One { row, token } => Ok((row, token)),
+        RefAnswer::One { row, token, freshness } => Ok((row, token, freshness)),
         _ => Err(unexpected()),
     }
 }
 
-fn print(session: &Session, row: &RefRow, token: &str) -> Outcome {
-    session.output().value(&mut io::stdout().lock(), &One { row, token }, |one| {
-        one.row.at.clone().unwrap_or_else(|| "deleted".to_owned())
-    })?;
+fn print(session: &Session, (row, token, freshness): &Answered) -> Outcome {
+    let one = One { row, token, freshness: freshness.as_ref() };
+    session
+        .output()
+        .value(&mut io::stdout().lock(), &one, |one| one.row.at.clone().unwrap_or_else(|| "deleted".to_owned()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn list(session: &Session, prefix: String, limit: Option<usize>) -> Outcome {
+async fn list(session: &Session, prefix: String, limit: Option<usize>, newness: &Newness) -> Outcome {
     let node = session.node().await?;
     let limit = limit.unwrap_or(usize::MAX);
     let mut rows: Vec<RefRow> = Vec::new();
     while rows.len() < limit {
         let page = (limit - rows.len()).min(PAGE_MAX);
         let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();
-        let request = RefRequest::List { prefix: prefix.clone(), after, limit: page as u32 };
-        let RefAnswer::List(more) = node.refs(&request).await? else { return Err(unexpected()) };
+        let consistency = newness.text();
+        let request = RefRequest::List { prefix: prefix.clone(), after, limit: page as u32, consistency };
+        let RefAnswer::List { rows: more, .. } = node.refs(&request).await? else { return Err(unexpected()) };
         let full = more.len() == page;
         rows.extend(more);
         if !full {
@@ -160,8 +183,9 @@ async fn list(session: &Session, prefix: String, limit: Option<usize>) -> Outcom
     Ok(ExitCode::SUCCESS)
 }
 
-async fn log(session: &Session, name: String, limit: u32) -> Outcome {
-    let RefAnswer::Log(rows) = session.node().await?.refs(&RefRequest::Log { name, limit }).await? else {
+async fn log(session: &Session, name: String, limit: u32, newness: &Newness) -> Outcome {
+    let request = RefRequest::Log { name, limit, consistency: newness.text() };
+    let RefAnswer::Log { rows, .. } = session.node().await?.refs(&request).await? else {
         return Err(unexpected());
     };
     let place = |at: &Option<String>| at.clone().unwrap_or_else(|| "none".to_owned());

@@ -7,6 +7,7 @@
 pub mod address;
 mod connect;
 mod explain;
+mod reads;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

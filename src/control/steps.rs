@@ -2,7 +2,7 @@
 //!
 //! Promises: one step at a time, each committed before the next is asked for; every configuration on the way has a
 //! majority of live voters; who comes is caught up before it votes, and votes before anyone leaves; a leader that is to lose
-//! its vote hands its office over first; dead voters leave before live ones.
+//! its vote hands its office over first; dead voters leave before live ones, and voters that go before those that stay to follow.
 //! Does not: know time. Who is live or caught up is what the caller says, and it may be wrong: a step that cannot commit
 //! simply does not, and the next call sees what stands.
 
@@ -88,7 +88,10 @@ fn demote(current: &GroupConfig, wished: &GroupConfig, progress: &Progress, lead
     let complete = wished.voters.is_subset(&current.voters);
     let leaving = if complete {
         let surplus = || current.voters.difference(&wished.voters).copied();
-        let order = |node: &NodeId| (progress.live.contains(node), *node == leader, *node);
+        // Who leaves the group altogether goes before who stays to follow: it may have died since it was heard last, and its
+        // certificate may be revoked.
+        let order =
+            |node: &NodeId| (progress.live.contains(node), wished.learners.contains(node), *node == leader, *node);
         surplus().filter(|node| stands_without(current, progress, *node)).min_by_key(order)
     } else if current.voters.len().is_multiple_of(2) {
         // More voters are to come; until then only an even vote with a dead voter is made odd.

@@ -8,6 +8,7 @@
 //! Does not: remove anything. Suspicion steers requests elsewhere; who belongs to the cluster is the control plane's, and a
 //! group's primary is its own affair. Nor does it open a socket or read a clock.
 
+pub mod driver;
 mod gossip;
 mod view;
 pub mod wire;
@@ -23,8 +24,8 @@ pub use wire::{Build, Identity, Load};
 
 /// Members that are gossiped with, this node included. The control plane allows fewer today.
 pub const PEERS_MAX: usize = 64;
-/// A datagram, in bytes: what every path carries in one packet inside QUIC.
-pub const DATAGRAM_BYTES_MAX: usize = 1200;
+/// A datagram, in bytes: what every path carries in one packet of 1200 bytes inside QUIC, whose own part is at most some 50.
+pub const DATAGRAM_BYTES_MAX: usize = 1140;
 /// Effects that wait for the driver. One input makes no more than a few for each peer.
 pub const EFFECTS_MAX: usize = 8 * PEERS_MAX;
 /// Timers that wait. Those of the protocol are a handful; only peers that make us rejoin again and again add to them.

@@ -30,6 +30,17 @@ pub enum Health {
     Down,
 }
 
+impl Health {
+    /// Its word in logs and answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// A sign of a member, as the rumours have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Sign {
@@ -159,6 +170,18 @@ impl View {
     /// What is known of a member.
     pub fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node)
+    }
+
+    /// The members of `choice` in the order in which one that could be any of them should be tried: those that answer before the
+    /// suspect and those before the ones that are down, the least busy first among equals.
+    pub fn in_order(&self, now_ms: u64, choice: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+        let mut order: Vec<NodeId> = choice.into_iter().collect();
+        order.sort_by_key(|node| {
+            let peer = self.peers.get(node);
+            let strength = peer.map_or(0, |peer| peer.strength(now_ms));
+            (peer.map_or(Health::Down, |peer| peer.health), std::cmp::Reverse(strength))
+        });
+        order
     }
 
     /// How the traffic should be spread over `choice`, members that could all serve it: by load over the healthy; when

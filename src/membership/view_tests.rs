@@ -138,3 +138,19 @@ fn s4_1_1_suspicion_steers_and_never_leaves_nobody() {
     assert_eq!(view.weights(0, &[stranger]), [WEIGHT_LEAST]);
     assert_eq!(view.weights(0, &[]), [] as [u32; 0]);
 }
+
+#[test]
+fn s5_1_9_who_is_suspected_is_tried_behind_those_who_answer_and_before_the_dead() {
+    let node = |number| NodeId(number);
+    let life = Life { generation: 1, incarnation: 0 };
+    let mut view = View::new(0, node(1), 5000);
+    view.set_roster(0, (2..=6).map(node));
+    for (number, sign) in [(2, Sign::Dead), (3, Sign::Suspect), (4, Sign::Alive), (5, Sign::Alive)] {
+        view.hear(1, node(number), life, sign);
+    }
+    view.report(1, node(4), Load { cpu_permille: 900, ..Load::default() });
+    view.report(1, node(5), Load { cpu_permille: 100, ..Load::default() });
+    // 6 was never heard of, which is suspect; a stranger is tried last.
+    let order = view.in_order(2, [9, 2, 3, 4, 5, 6].map(node));
+    assert_eq!(order, [5, 4, 3, 6, 2, 9].map(node));
+}

@@ -46,7 +46,7 @@ pub struct Load {
     pub inbox_depth: u32,
     /// Thousandths of its processors in use.
     pub cpu_permille: u16,
-    /// Median time of a commit of its shards, in microseconds.
+    /// Mean time of its commit rounds' syncs of late, in microseconds.
     pub commit_latency_us: u32,
     /// The version it runs.
     pub build: Build,

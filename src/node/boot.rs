@@ -66,6 +66,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let (feed_sender, feed_receiver) = inbox(FEED_ITEMS_MAX);
     let (ref_events, _) = broadcast::channel(REF_EVENTS_MAX);
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..core_count).map(|_| inbox(INBOX_MESSAGES_MAX)).unzip();
+    let (rumours, members) = watch::channel(Arc::default());
     let shared = Arc::new(Shared {
         table,
         inboxes: senders,
@@ -76,6 +77,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
         questions: Questions::default(),
         staged_bytes_max: resolved.storage.staged_bytes_max,
         staging_bytes: std::sync::atomic::AtomicU64::new(0),
+        members,
     });
 
     let mut listeners = Vec::with_capacity(core_count);
@@ -135,6 +137,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
                 membership,
                 states,
                 tell,
+                rumours: super::takes_part::Rumours::new(rumours),
                 timers: {
                     let (heartbeat_ms, election_ms_min, election_ms_max) = resolved.consensus_ms;
                     crate::shard::raft::Timers { heartbeat_ms, election_ms_min, election_ms_max, ..Default::default() }

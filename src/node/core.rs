@@ -130,7 +130,7 @@ pub(super) async fn run(mut parts: CoreParts) {
     }
     serve_inbox(host.clone(), parts.inbox, parts.busy_poll);
     if let Some(part) = part
-        && let Err(reason) = part.start(&host, &parts.shared, parts.over.clone()).await
+        && let Err(reason) = part.start(&host, &parts.shared, parts.draining.clone(), parts.over.clone()).await
     {
         drop(parts.life.try_send(Life::Serving(Err(reason))));
         return;

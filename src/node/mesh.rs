@@ -13,16 +13,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use qmesh_net::identity::PeerIdentity;
 use qmesh_net::io::endpoint::{EndpointOptions, TransportOptions};
 use qmesh_net::peer::{Credentials, Expect};
 use qmesh_net::rpc::client::{CallError, Client, ClientOptions};
 use qmesh_net::rpc::server::{Handler, Replies, Request};
 use qmesh_net::wire::Lane;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::control::State;
 use crate::error::{Reason, Refusal};
 use crate::ids::{NodeId, ShardId};
+use crate::membership::driver::Heard;
 use crate::router::message::Message;
 use crate::router::peers::{
     OP_CONTROL, OP_GROUP_CHANGE, OP_GROUP_VIEW, OP_RAFT_APPEND, OP_RAFT_PRE_VOTE, OP_RAFT_TRANSFER, OP_RAFT_VOTE,
@@ -53,6 +55,7 @@ pub(super) fn transport(mut options: EndpointOptions) -> EndpointOptions {
         idle_timeout: IDLE_TIMEOUT,
         keep_alive: KEEP_ALIVE,
         handshake_timeout: CONNECT_TIMEOUT,
+        datagram_buffer_bytes: TransportOptions::for_peers().datagram_buffer_bytes,
         ..options.transport
     };
     options
@@ -103,6 +106,21 @@ impl Pool {
                 // A connection to where it was is of no use.
                 self.links.borrow_mut().remove(&node);
             }
+        }
+    }
+
+    /// Sends a datagram to a node, or forgets it: where there is no connection, it is made and this one datagram waits for it.
+    pub(super) fn datagram(self: &Rc<Self>, node: NodeId, datagram: Vec<u8>) {
+        let link = self.link(node);
+        if let Some(client) = link.usable() {
+            client.datagram(datagram);
+        } else if !link.is_connecting.get() {
+            let pool = self.clone();
+            crate::runtime::spawn(async move {
+                if let Ok(client) = pool.client(node, &link).await {
+                    client.datagram(datagram);
+                }
+            });
         }
     }
 
@@ -231,6 +249,8 @@ pub(super) struct MeshDoor {
     pub(super) pool: Rc<Pool>,
     /// Where each node called from last.
     pub(super) callers: RefCell<BTreeMap<NodeId, SocketAddr>>,
+    /// Where rumours go.
+    pub(super) rumours: mpsc::Sender<Heard>,
 }
 
 impl Handler for MeshDoor {
@@ -255,6 +275,11 @@ impl Handler for MeshDoor {
                 }),
             }
         }
+    }
+
+    fn datagram(&self, bytes: Bytes, from: &PeerIdentity) {
+        // Rumours bear loss: what finds no room is told again by somebody.
+        let _ = self.rumours.try_send((NodeId(from.identity.id()), bytes));
     }
 }
 

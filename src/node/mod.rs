@@ -5,6 +5,7 @@
 //! Does not: decide anything a room decides.
 
 mod boot;
+mod busy;
 pub mod cluster;
 mod core;
 mod join;

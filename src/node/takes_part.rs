@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use qmesh_net::identity::SigningRequest;
 use qmesh_net::io::endpoint::EndpointOptions;
 use qmesh_net::io::mesh::MeshEndpoint;
@@ -18,8 +19,9 @@ use qmesh_net::rpc::client::{Client, ClientOptions};
 use qmesh_net::rpc::server::ServeOptions;
 use qmesh_net::wire::Lane;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::busy::Busy;
 use super::cluster::{self, Membership};
 use super::join::JoinDoor;
 use super::mesh::{MeshDoor, Pool, PoolHandle, transport};
@@ -29,6 +31,8 @@ use crate::control::driver::reconcile::{Report, reconcile};
 use crate::control::{Action, Addresses, Bootstrap, CertificateFact, MemberState, State};
 use crate::error::Refusal;
 use crate::ids::{NodeId, ShardId};
+use crate::membership::driver::{self, HEARD_MAX, Heard, Seen};
+use crate::membership::{Identity, Timing};
 use crate::router::Shared;
 use crate::router::peers::OP_CONTROL;
 use crate::runtime::spawn;
@@ -53,9 +57,28 @@ pub(super) struct ClusterParts {
     pub(super) states: watch::Receiver<Arc<State>>,
     pub(super) tell: watch::Sender<Arc<State>>,
     pub(super) timers: Timers,
+    pub(super) rumours: Rumours,
     /// Where clients reach this node.
     pub(super) http: SocketAddr,
     pub(super) quic: SocketAddr,
+}
+
+/// Where what members say of each other goes.
+#[derive(Clone)]
+pub(super) struct Rumours {
+    /// Every core's door hears, the first core's driver listens.
+    hear: mpsc::Sender<Heard>,
+    heard: Arc<Mutex<Option<mpsc::Receiver<Heard>>>>,
+    told: watch::Sender<Arc<Seen>>,
+    started_ms: u64,
+}
+
+impl Rumours {
+    /// Rumours that end in `told`.
+    pub(super) fn new(told: watch::Sender<Arc<Seen>>) -> Self {
+        let (hear, heard) = mpsc::channel(HEARD_MAX);
+        Self { hear, heard: Arc::new(Mutex::new(Some(heard))), told, started_ms: now_ms() }
+    }
 }
 
 /// A core's part before its logs are open.
@@ -105,6 +128,7 @@ impl Part {
         self,
         host: &Rc<Host>,
         shared: &Arc<Shared>,
+        stops: watch::Receiver<bool>,
         over: watch::Receiver<bool>,
     ) -> Result<(), String> {
         let ClusterParts { membership, credentials, states, .. } = &self.parts;
@@ -116,6 +140,7 @@ impl Part {
             host: host.clone(),
             pool: self.pool.clone(),
             callers: Default::default(),
+            rumours: self.parts.rumours.hear.clone(),
         });
         let joining =
             Joining { handler: Rc::new(JoinDoor { shared: shared.clone() }), options: JoinOptions::default() };
@@ -126,6 +151,10 @@ impl Part {
             self.pool.learn(&plane.state());
         }
         spawn(learn(self.pool.clone(), credentials.clone(), states.clone()));
+        let listens = self.parts.rumours.heard.lock().take_if(|_| self.core == 0);
+        if let Some(heard) = listens {
+            spawn(driver::run(self.gossip(heard, host, shared, stops)));
+        }
         host.start_groups(membership.is_first).await?;
         let report = self.report();
         for group in host.groups() {
@@ -141,28 +170,59 @@ impl Part {
         Ok(())
     }
 
+    /// What drives the gossip of this node.
+    fn gossip(
+        &self,
+        heard: mpsc::Receiver<Heard>,
+        host: &Rc<Host>,
+        shared: &Arc<Shared>,
+        stops: watch::Receiver<bool>,
+    ) -> driver::Parts {
+        let (membership, states) = (&self.parts.membership, self.parts.states.clone());
+        let own =
+            Identity { node: membership.id(), generation: self.parts.rumours.started_ms, address: membership.mesh };
+        let pool = self.pool.clone();
+        let mut busy = Busy::new(host.clone(), shared.clone(), states.clone());
+        driver::Parts {
+            own,
+            timing: Timing::default(),
+            heard,
+            send: Box::new(move |to, datagram| pool.datagram(to, datagram)),
+            roster: Box::new(move || {
+                let state = states.borrow().clone();
+                let members = state.cluster().into_iter().flat_map(|cluster| cluster.members());
+                members.filter(|(_, member)| !member.state.is_removed()).map(|(node, _)| node).collect()
+            }),
+            load: Box::new(move || busy.load()),
+            told: self.parts.rumours.told.clone(),
+            stops,
+        }
+    }
+
     /// How the groups of this core report to the control plane: through the core that has it, or over the mesh.
     fn report(&self) -> Report {
         let (pool, states, own) = (self.pool.clone(), self.parts.states.clone(), self.parts.membership.id());
-        let plane = self.plane.clone();
+        let (plane, seen) = (self.plane.clone(), self.parts.rumours.told.subscribe());
         Rc::new(move |action| {
             let (pool, plane, state) = (pool.clone(), plane.clone(), states.borrow().clone());
+            let seen = seen.borrow().clone();
             Box::pin(async move {
                 match plane {
                     Some(plane) => plane.command(action).await.is_ok(),
-                    None => told_there(&pool, &state, own, action).await,
+                    None => told_there(&pool, &state, &seen, own, action).await,
                 }
             })
         })
     }
 }
 
-/// Tells any member that lives, which sends it on.
-async fn told_there(pool: &Rc<Pool>, state: &State, own: NodeId, action: Action) -> bool {
+/// Tells any member that lives, which sends it on. Who is suspected is tried last.
+async fn told_there(pool: &Rc<Pool>, state: &State, seen: &Seen, own: NodeId, action: Action) -> bool {
     use crate::router::Peers as _;
     let Ok(body) = plane::request(&Ask::command(random(), now_ms(), action), true) else { return false };
     let nodes: Vec<NodeId> =
         state.cluster().into_iter().flat_map(|cluster| cluster.members().map(|(node, _)| node)).collect();
+    let nodes = seen.view.as_ref().map_or(nodes.clone(), |view| view.in_order(seen.now_ms, nodes));
     for node in nodes.into_iter().filter(|&node| node != own) {
         let limit = Duration::from_secs(4);
         if PoolHandle(pool.clone()).call(node, Lane::Control, OP_CONTROL, body.clone(), limit).await.is_ok() {

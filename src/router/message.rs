@@ -10,12 +10,16 @@ use crate::dag::archive::SealedVertex;
 use crate::dag::refs::{LogEntry, Position, RefMove, RefName};
 use crate::error::Refusal;
 use crate::ids::{LogIndex, ShardId, VertexId};
+use crate::router::consistency::{Consistency, Freshness};
 
 /// Where an answer is awaited. A caller that went away is no error.
 pub type Reply<T> = oneshot::Sender<T>;
 
 /// What became of each record of a put, in order.
 pub type PutOutcomes = Vec<Result<PutReceipt, Refusal>>;
+
+/// What was read, and how new it is.
+pub type Read<T> = Result<(T, Freshness), Refusal>;
 
 /// What became of a move of a ref.
 pub type RefOutcome = Result<RefReceipt, Refusal>;
@@ -84,6 +88,10 @@ pub struct CoreStats {
     pub cache_misses: u64,
     /// Messages waiting in its inbox.
     pub inbox_waiting: u64,
+    /// Reads that were answered by a primary, here or elsewhere.
+    pub reads_by_primary: u64,
+    /// Reads that this node answered as another replica.
+    pub reads_by_replica: u64,
 }
 
 /// One log's figures.
@@ -134,6 +142,15 @@ pub enum Message {
         /// One outcome an id; `None` is "not here", answered by the primary.
         reply: Reply<Vec<Result<Option<SealedVertex>, Refusal>>>,
     },
+    /// Read a vertex; "not here" may be as old as is said.
+    GetWith {
+        /// The id, of a shard of this core.
+        id: VertexId,
+        /// How new "not here" must be.
+        consistency: Consistency,
+        /// The vertex, which is never old.
+        reply: Reply<Read<Option<SealedVertex>>>,
+    },
     /// Whether vertices exist and are durable; waits for those whose put is in flight.
     Exists {
         /// Ids of shards of this core.
@@ -145,8 +162,10 @@ pub enum Message {
     RefGet {
         /// Its name.
         name: RefName,
+        /// How new the answer must be.
+        consistency: Consistency,
         /// `None` is "no such ref".
-        reply: Reply<Result<Option<Position>, Refusal>>,
+        reply: Reply<Read<Option<Position>>>,
     },
     /// Move a ref by compare-and-set.
     RefSet {
@@ -165,8 +184,10 @@ pub enum Message {
         after: Option<RefName>,
         /// At most so many.
         limit: usize,
+        /// How new the answer must be.
+        consistency: Consistency,
         /// Names and states.
-        reply: Reply<Result<Vec<(RefName, Position)>, Refusal>>,
+        reply: Reply<Read<Vec<(RefName, Position)>>>,
     },
     /// The latest moves of one ref, newest first.
     RefLog {
@@ -174,8 +195,10 @@ pub enum Message {
         name: RefName,
         /// At most so many.
         limit: usize,
+        /// How new the answer must be.
+        consistency: Consistency,
         /// Moves, and `None` when the ref never was.
-        reply: Reply<Result<Option<Vec<LogEntry>>, Refusal>>,
+        reply: Reply<Read<Option<Vec<LogEntry>>>>,
     },
     /// What another node asks of a shard of this core.
     Mesh {

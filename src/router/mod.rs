@@ -5,6 +5,7 @@
 //! Does not: know how a shard stores anything.
 
 mod admission;
+pub mod consistency;
 pub mod message;
 pub mod peers;
 pub mod slots;
@@ -20,7 +21,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use crate::dag::archive::SealedVertex;
 use crate::dag::query::{Answer, Machine, Query};
@@ -32,8 +33,10 @@ use crate::error::{Reason, Refusal};
 use crate::feed::Progress;
 use crate::ids::{LogIndex, ShardId, Token, VertexId};
 use crate::limits::{GET_BATCH_MAX, PUT_BATCH_MAX, WALK_EDGES_PER_SLICE};
+use crate::membership::driver::Seen;
 use crate::runtime::{Full, Sender};
-use message::{CoreStats, Message, PutReceipt, RefReceipt, Reply};
+use consistency::{Consistency, Freshness};
+use message::{CoreStats, Message, PutReceipt, Read, RefReceipt, Reply};
 use slots::SlotTable;
 
 pub use peers::{PeerAnswer, PeerError, Peers};
@@ -58,6 +61,8 @@ pub struct Shared {
     pub staged_bytes_max: u64,
     /// Memory that is reserved for vertices on their way which may have to wait, in bytes.
     pub staging_bytes: AtomicU64,
+    /// How the members of the cluster are, as the rumours have it.
+    pub members: watch::Receiver<Arc<Seen>>,
 }
 
 /// Questions about the graph since the node started, over all cores.
@@ -129,6 +134,11 @@ impl Router {
     /// How far shards are committed and followed.
     pub fn progress(&self) -> &Progress {
         &self.0.shared.progress
+    }
+
+    /// How the members of the cluster are, as the rumours have it.
+    pub fn members(&self) -> Arc<Seen> {
+        self.0.shared.members.borrow().clone()
     }
 
     /// The number of this start, which cursors carry.
@@ -225,6 +235,18 @@ impl Router {
         answers.pop().unwrap_or_else(|| Err(Refusal::new(Reason::Internal, "the get was not answered")))
     }
 
+    /// Reads one vertex; "not here" may be as old as `consistency` says.
+    ///
+    /// # Errors
+    /// Overloaded, Corrupt.
+    pub async fn get_with(&self, id: VertexId, consistency: Consistency) -> Read<Option<SealedVertex>> {
+        if consistency == Consistency::Linearizable {
+            return Ok((self.get(id).await?, Freshness::NOW));
+        }
+        let core = self.table().core(self.table().shard(&id.0));
+        self.ask(core, |reply| Message::GetWith { id, consistency, reply }).await?
+    }
+
     /// Reads vertices; the answers are in the order of the ids.
     pub async fn get_many(&self, ids: &[VertexId]) -> Vec<Result<Option<SealedVertex>, Refusal>> {
         if ids.len() > GET_BATCH_MAX {
@@ -263,8 +285,16 @@ impl Router {
     /// # Errors
     /// Overloaded.
     pub async fn ref_get(&self, name: RefName) -> Result<Option<Position>, Refusal> {
+        Ok(self.ref_get_with(name, Consistency::Linearizable).await?.0)
+    }
+
+    /// Reads a ref as new as is asked; `None` is "no such ref".
+    ///
+    /// # Errors
+    /// Overloaded, Unavailable.
+    pub async fn ref_get_with(&self, name: RefName, consistency: Consistency) -> Read<Option<Position>> {
         let core = self.table().core(self.table().shard(&name.key()));
-        self.ask(core, |reply| Message::RefGet { name, reply }).await?
+        self.ask(core, |reply| Message::RefGet { name, consistency, reply }).await?
     }
 
     /// Moves a ref by compare-and-set. The target must exist.
@@ -291,24 +321,41 @@ impl Router {
         after: Option<RefName>,
         limit: usize,
     ) -> Result<Vec<(RefName, Position)>, Refusal> {
-        let mut all = Vec::new();
+        Ok(self.ref_list_with(prefix, after, limit, Consistency::Linearizable).await?.0)
+    }
+
+    /// The same as new as is asked; the answer is as old as the part of the oldest shard.
+    ///
+    /// # Errors
+    /// Overloaded, Unavailable.
+    pub async fn ref_list_with(
+        &self,
+        prefix: &str,
+        after: Option<RefName>,
+        limit: usize,
+        consistency: Consistency,
+    ) -> Read<Vec<(RefName, Position)>> {
+        let (mut all, mut freshness) = (Vec::new(), Freshness::NOW);
         for shard in self.table().shards() {
             let core = self.table().core(shard);
             let (prefix, after) = (prefix.to_owned(), after.clone());
-            all.extend(self.ask(core, |reply| Message::RefList { shard, prefix, after, limit, reply }).await??);
+            let asked = |reply| Message::RefList { shard, prefix, after, limit, consistency, reply };
+            let (rows, of_shard) = self.ask(core, asked).await??;
+            all.extend(rows);
+            freshness = freshness.and(of_shard);
         }
         all.sort_by(|(left, _), (right, _)| left.cmp(right));
         all.truncate(limit);
-        Ok(all)
+        Ok((all, freshness))
     }
 
     /// The latest moves of a ref, newest first; `None` when it never was.
     ///
     /// # Errors
     /// Overloaded.
-    pub async fn ref_log(&self, name: RefName, limit: usize) -> Result<Option<Vec<LogEntry>>, Refusal> {
+    pub async fn ref_log(&self, name: RefName, limit: usize, consistency: Consistency) -> Read<Option<Vec<LogEntry>>> {
         let core = self.table().core(self.table().shard(&name.key()));
-        self.ask(core, |reply| Message::RefLog { name, limit, reply }).await?
+        self.ask(core, |reply| Message::RefLog { name, limit, consistency, reply }).await?
     }
 
     /// Asks the core that has a group, as another node would.

@@ -29,6 +29,7 @@ use crate::error::{EXIT_DISK_FAILED, Reason, Refusal, fatal};
 use crate::feed::{Progress, Publisher};
 use crate::ids::{LogIndex, NodeId, ShardId, Token, VertexId};
 use crate::router::Peers;
+use crate::router::consistency::{AnsweredBy, Freshness};
 use crate::router::message::{CoreStats, LogFigures, Message, PutOutcomes, RefOutcome, Reply};
 use crate::router::slots::SlotTable;
 
@@ -120,6 +121,8 @@ pub struct Host {
     cache: RefCell<Cache<VertexId, SealedVertex, Weight>>,
     cache_hits: Cell<u64>,
     cache_misses: Cell<u64>,
+    /// Reads that a primary answered, and those that this node answered as another replica.
+    pub(super) reads: [Cell<u64>; 2],
     flushing: Cell<bool>,
     pub(super) draining: Cell<bool>,
     inbox_waiting: Box<dyn Fn() -> usize>,
@@ -153,6 +156,7 @@ impl Host {
             cache: RefCell::new(Cache::with_weighter(cache_items, cache_bytes, Weight)),
             cache_hits: Cell::new(0),
             cache_misses: Cell::new(0),
+            reads: Default::default(),
             flushing: Cell::new(false),
             draining: Cell::new(false),
             inbox_waiting,
@@ -213,34 +217,44 @@ impl Host {
             Message::Put { records, reply } if is_replicated => {
                 self.put_replicated(records, Some(Instant::now() + PUT_PATIENCE), reply);
             }
-            Message::RefGet { name, reply } if is_replicated => self.ref_get_replicated(name, reply),
-            Message::RefSet { change, reply } if is_replicated => self.ref_set_replicated(*change, true, reply),
-            Message::RefList { shard, prefix, after, limit, reply } if is_replicated => {
-                self.ref_list_replicated(shard, (prefix, after, limit), reply);
+            Message::RefGet { name, consistency, reply } if is_replicated => {
+                self.ref_get_replicated(name, consistency, reply);
             }
-            Message::RefLog { name, limit, reply } if is_replicated => self.ref_log_replicated(name, limit, reply),
+            Message::RefSet { change, reply } if is_replicated => self.ref_set_replicated(*change, true, reply),
+            Message::RefList { shard, prefix, after, limit, consistency, reply } if is_replicated => {
+                self.ref_list_replicated(shard, (prefix, after, limit), consistency, reply);
+            }
+            Message::RefLog { name, limit, consistency, reply } if is_replicated => {
+                self.ref_log_replicated(name, limit, consistency, reply);
+            }
             Message::Put { records, reply } => self.put(records, reply),
             Message::Get { ids, reply } => self.get(ids, reply),
+            Message::GetWith { id, consistency, reply } => self.get_with(id, consistency, reply),
             Message::Exists { ids, reply } => self.exists(ids, reply),
-            Message::RefGet { name, reply } => {
+            // A node that is alone is always the primary, and always current.
+            Message::RefGet { name, reply, .. } => {
                 let shard = self.parts.table.shard(&name.key());
                 let replicas = self.replicas.borrow();
                 let state = replicas.get(&shard).and_then(|replica| replica.refs().state(&name));
                 let here = state.map(|state| state.position).filter(|position| position.at.is_some());
-                let _ = reply.send(Ok(here));
+                self.count_read(AnsweredBy::Primary);
+                let _ = reply.send(Ok((here, Freshness::NOW)));
             }
             Message::RefSet { change, reply } => self.ref_set(*change, reply),
-            Message::RefList { shard, prefix, after, limit, reply } => {
+            Message::RefList { shard, prefix, after, limit, reply, .. } => {
                 let replicas = self.replicas.borrow();
                 let refs = replicas.get(&shard).map(Replica::refs);
                 let list = refs.into_iter().flat_map(|refs| refs.list(&prefix, after.as_ref(), limit));
-                drop(reply.send(Ok(list.map(|(name, _, state)| (name.clone(), state.position)).collect())));
+                let list = list.map(|(name, _, state)| (name.clone(), state.position)).collect();
+                self.count_read(AnsweredBy::Primary);
+                drop(reply.send(Ok((list, Freshness::NOW))));
             }
-            Message::RefLog { name, limit, reply } => {
+            Message::RefLog { name, limit, reply, .. } => {
                 let shard = self.parts.table.shard(&name.key());
                 let replicas = self.replicas.borrow();
                 let refs = replicas.get(&shard).map(Replica::refs).filter(|refs| refs.state(&name).is_some());
-                drop(reply.send(Ok(refs.map(|refs| refs.log(&name, limit).cloned().collect()))));
+                self.count_read(AnsweredBy::Primary);
+                drop(reply.send(Ok((refs.map(|refs| refs.log(&name, limit).cloned().collect()), Freshness::NOW))));
             }
             Message::Stats { reply } => drop(reply.send(self.stats())),
             Message::Drain { reply } => self.drain(reply),
@@ -287,6 +301,7 @@ impl Host {
         let mut answers: Vec<Result<Option<SealedVertex>, Refusal>> = Vec::with_capacity(ids.len());
         let mut cold: Vec<(usize, VertexId, Vec<Location>)> = Vec::new();
         let is_replicated = self.parts.consensus.is_some();
+        let mut answerer: Option<(ShardId, AnsweredBy)> = None;
         {
             let cache = self.cache.borrow();
             let mut replicas = self.replicas.borrow_mut();
@@ -299,6 +314,10 @@ impl Host {
                 replica.gets += 1;
                 if let Some(vertex) = cache.get(&id) {
                     self.cache_hits.set(self.cache_hits.get() + 1);
+                    let known = answerer.filter(|(known, _)| *known == shard);
+                    let by = known.map_or_else(|| self.answers_here(shard), |(_, by)| by);
+                    answerer = Some((shard, by));
+                    self.count_read(by);
                     answers.push(Ok(Some(vertex.clone())));
                     continue;
                 }
@@ -327,19 +346,29 @@ impl Host {
     }
 
     /// Reads a vertex here; where it is not and there are other replicas, the primary has the truth.
-    async fn read_or_ask(
+    pub(super) async fn read_or_ask(
         self: &Rc<Self>,
         id: VertexId,
         candidates: Vec<Location>,
     ) -> Result<Option<SealedVertex>, Refusal> {
         let here = self.read(id, candidates).await;
+        let shard = self.parts.table.shard(&id.0);
         match here {
             Ok(None) | Err(_) if self.parts.consensus.is_some() => {
-                let mut found = self.get_at_primary(self.parts.table.shard(&id.0), vec![id], true).await?;
+                let mut found = self.get_at_primary(shard, vec![id], true).await?;
+                self.count_read(AnsweredBy::Primary);
                 Ok(found.pop().flatten())
             }
-            here => here,
+            here => {
+                self.count_read(self.answers_here(shard));
+                here
+            }
         }
+    }
+
+    pub(super) fn count_read(&self, by: AnsweredBy) {
+        let count = &self.reads[by as usize];
+        count.set(count.get() + 1);
     }
 
     /// Where a ref is by this replica's table alone, which may be behind. For comparisons of replicas; an answer to a caller comes
@@ -533,6 +562,8 @@ impl Host {
             cache_hits: self.cache_hits.get(),
             cache_misses: self.cache_misses.get(),
             inbox_waiting: (self.inbox_waiting)() as u64,
+            reads_by_primary: self.reads[AnsweredBy::Primary as usize].get(),
+            reads_by_replica: self.reads[AnsweredBy::Replica as usize].get(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod host;
 pub mod raft;
+mod reads;
 mod recovery;
 mod replica;
 mod replicated;

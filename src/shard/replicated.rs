@@ -1,8 +1,7 @@
 //! A core's shards when they have several voters: proposals of the primary, and the way to it from any other replica.
 //!
 //! Promises: any replica takes any request and finds the shard's primary for it; a put is carried on until it is committed or its
-//! patience ends, since it repeats safely; a move of a ref is sent on only while it certainly was not carried out; "not here" and
-//! the place of a ref are answered by a primary that asked a majority whether it still is one.
+//! patience ends, since it repeats safely; a move of a ref is sent on only while it certainly was not carried out.
 //! Does not: decide who is primary ([`super::raft`] does), or read the bytes of a stranger: other replicas are authenticated.
 
 use std::collections::BTreeMap;
@@ -12,27 +11,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use qmesh_net::wire::Lane;
-use qmesh_storage::{Entry, Location, Record};
+use qmesh_storage::{Entry, Location};
 use tokio::time::Instant;
 
 use super::host::Host;
 use super::raft::{Applied, Group, Machine, ProposeError};
+use super::reads::strange;
 use super::replica::{Proposal, Proposed, PutBatch, Replica};
 use super::wire::{self, RefAsk, RefTold};
 use crate::dag::archive::SealedVertex;
-use crate::dag::refs::{LogEntry, Position, RefMove, RefName};
+use crate::dag::refs::RefMove;
 use crate::error::{Reason, Refusal};
-use crate::ids::{LogIndex, NodeId, ShardId, VertexId};
-use crate::limits::{PAGE_MAX, PUT_BATCH_MAX, REFLOG_ENTRIES_MAX};
+use crate::ids::{LogIndex, NodeId, ShardId};
+use crate::limits::PUT_BATCH_MAX;
 use crate::router::PeerError;
 use crate::router::message::{PutOutcomes, RefOutcome, RefReceipt, Reply};
-use crate::router::peers::{OP_SHARD_GET, OP_SHARD_PUT, OP_SHARD_REF};
+use crate::router::peers::{OP_SHARD_PUT, OP_SHARD_REF};
 use crate::router::wire as rows;
 
 /// How long a replica looks for the primary of a shard before it answers Unavailable: several elections.
-const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// Time between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How often a replica that waits for another looks whether that still is the primary.
 const PRIMARY_LOOK: Duration = Duration::from_millis(50);
 /// Time for one try at another node.
@@ -41,7 +41,7 @@ const TRY_LIMIT: Duration = Duration::from_secs(4);
 type Homeless = Vec<(SealedVertex, Rc<PutBatch>, usize)>;
 
 /// What to do with a request for a shard, now.
-enum Way {
+pub(super) enum Way {
     /// This replica answers.
     Here,
     /// That node does.
@@ -70,7 +70,7 @@ impl Host {
         self.groups.borrow().get(&shard).cloned()
     }
 
-    fn way(&self, shard: ShardId) -> Way {
+    pub(super) fn way(&self, shard: ShardId) -> Way {
         let Some(group) = self.group(shard) else { return Way::Nobody };
         if group.is_ready_primary() {
             return Way::Here;
@@ -94,7 +94,7 @@ impl Host {
 
     /// Asks the primary of a shard, and gives up as soon as this replica hears that it is no longer: a node that died says nothing
     /// for as long as its connection is not missed.
-    async fn ask_primary(
+    pub(super) async fn ask_primary(
         &self,
         shard: ShardId,
         node: NodeId,
@@ -306,181 +306,7 @@ impl Host {
         left
     }
 
-    // Reads of vertices.
-
-    /// The truth about ids that this replica does not have: vertices of those that are somewhere, in the order of `ids`.
-    pub(super) async fn get_at_primary(
-        self: &Rc<Self>,
-        shard: ShardId,
-        ids: Vec<VertexId>,
-        forwards: bool,
-    ) -> Result<Vec<Option<SealedVertex>>, Refusal> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match self.way(shard) {
-                Way::Here => {
-                    let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
-                    if group.confirm().await.is_ok() {
-                        let mut found = Vec::with_capacity(ids.len());
-                        for &id in &ids {
-                            let candidates = self.candidates(shard, &id);
-                            found.push(self.read(id, candidates).await?);
-                        }
-                        return Ok(found);
-                    }
-                }
-                Way::There(node) if forwards => {
-                    let mut body = wire::head(shard, 0, ids.len() * 32);
-                    ids.iter().for_each(|id| body.extend_from_slice(&id.0));
-                    if let Ok(answer) = self.ask_primary(shard, node, Lane::PointRead, OP_SHARD_GET, body.into()).await
-                    {
-                        let records = Record::parse_all(&answer, ids.len())
-                            .map_err(|error| Refusal::new(Reason::Internal, format!("a peer's answer: {error}")))?;
-                        let mut found: BTreeMap<VertexId, SealedVertex> = BTreeMap::new();
-                        for record in records {
-                            let vertex = SealedVertex::trusted(record);
-                            found.insert(vertex.id(), vertex);
-                        }
-                        return Ok(ids.iter().map(|id| found.get(id).cloned()).collect());
-                    }
-                }
-                Way::There(_) => return Err(no_primary(shard)),
-                Way::Nobody => {}
-            }
-            if until <= Instant::now() {
-                return Err(no_primary(shard));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// Whether ids that this replica does not have are anywhere.
-    pub(super) async fn exists_at_primary(
-        self: &Rc<Self>,
-        shard: ShardId,
-        id: VertexId,
-        forwards: bool,
-    ) -> Result<bool, Refusal> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match self.way(shard) {
-                Way::Here => {
-                    let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
-                    if group.confirm().await.is_ok() {
-                        return Ok(self.exists_here(shard, id).await);
-                    }
-                }
-                Way::There(node) if forwards => {
-                    let mut body = wire::head(shard, wire::FLAG_PRESENCE, 32);
-                    body.extend_from_slice(&id.0);
-                    if let Ok(answer) = self.ask_primary(shard, node, Lane::PointRead, OP_SHARD_GET, body.into()).await
-                    {
-                        return Ok(answer.first() == Some(&1));
-                    }
-                }
-                Way::There(_) => return Err(no_primary(shard)),
-                Way::Nobody => {}
-            }
-            if until <= Instant::now() {
-                return Err(no_primary(shard));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    // Refs.
-
-    /// Asks about refs where the truth is; `here` answers at a primary that was confirmed.
-    pub(super) async fn about_refs(
-        self: &Rc<Self>,
-        shard: ShardId,
-        ask: RefAsk,
-        forwards: bool,
-        here: impl Fn(&Replica) -> RefTold,
-    ) -> Result<RefTold, Refusal> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            match self.way(shard) {
-                Way::Here => {
-                    let group = self.group(shard).ok_or_else(|| no_primary(shard))?;
-                    if group.confirm().await.is_ok()
-                        && let Some(replica) = self.replicas.borrow().get(&shard)
-                    {
-                        return Ok(here(replica));
-                    }
-                }
-                Way::There(node) if forwards => {
-                    let body = wire::ref_request(shard, &ask)?;
-                    match self.ask_primary(shard, node, Lane::PointRead, OP_SHARD_REF, body).await {
-                        Ok(answer) => return wire::ref_told(&answer),
-                        Err(PeerError::Refused(refusal)) if refusal.reason != Reason::Unavailable => {
-                            return Err(refusal);
-                        }
-                        Err(_) => {}
-                    }
-                }
-                Way::There(_) => return Err(no_primary(shard)),
-                Way::Nobody => {}
-            }
-            if until <= Instant::now() {
-                return Err(no_primary(shard));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    pub(super) fn ref_get_replicated(self: &Rc<Self>, name: RefName, reply: Reply<Result<Option<Position>, Refusal>>) {
-        let host = self.clone();
-        (self.spawn)(Box::pin(async move {
-            let shard = host.parts.table.shard(&name.key());
-            let ask = RefAsk::Get { name: name.to_string() };
-            let told = host.about_refs(shard, ask, true, |replica| ref_at(replica, &name)).await;
-            drop(reply.send(told.and_then(|told| match told {
-                RefTold::At(place) => Ok(place.map(wire::Place::position)),
-                _ => Err(strange()),
-            })));
-        }));
-    }
-
-    pub(super) fn ref_list_replicated(
-        self: &Rc<Self>,
-        shard: ShardId,
-        (prefix, after, limit): (String, Option<RefName>, usize),
-        reply: Reply<Result<Vec<(RefName, Position)>, Refusal>>,
-    ) {
-        let host = self.clone();
-        (self.spawn)(Box::pin(async move {
-            let (limit, text) = (limit.min(PAGE_MAX), after.as_ref().map(RefName::to_string));
-            let ask = RefAsk::List { prefix: prefix.clone(), after: text, limit: limit as u32 };
-            let here = |replica: &Replica| ref_list(replica, &prefix, after.as_ref(), limit);
-            let told = host.about_refs(shard, ask, true, here).await;
-            drop(reply.send(told.and_then(|told| match told {
-                RefTold::List(rows) => {
-                    rows.into_iter().map(|(name, place)| Ok((wire::name(&name)?, place.position()))).collect()
-                }
-                _ => Err(strange()),
-            })));
-        }));
-    }
-
-    pub(super) fn ref_log_replicated(
-        self: &Rc<Self>,
-        name: RefName,
-        limit: usize,
-        reply: Reply<Result<Option<Vec<LogEntry>>, Refusal>>,
-    ) {
-        let host = self.clone();
-        (self.spawn)(Box::pin(async move {
-            let shard = host.parts.table.shard(&name.key());
-            let limit = limit.min(REFLOG_ENTRIES_MAX);
-            let ask = RefAsk::Log { name: name.to_string(), limit: limit as u32 };
-            let told = host.about_refs(shard, ask, true, |replica| ref_log(replica, &name, limit)).await;
-            drop(reply.send(told.and_then(|told| match told {
-                RefTold::Log(rows) => Ok(rows.map(|rows| rows.into_iter().map(wire::Moved::entry).collect())),
-                _ => Err(strange()),
-            })));
-        }));
-    }
+    // Moves of refs.
 
     pub(super) fn ref_set_replicated(self: &Rc<Self>, change: RefMove, forwards: bool, reply: Reply<RefOutcome>) {
         let host = self.clone();
@@ -563,23 +389,4 @@ pub(super) fn no_group(shard: ShardId) -> Refusal {
 pub(super) fn no_primary(shard: ShardId) -> Refusal {
     let detail = format!("shard {} has no primary that answers; is a majority of its voters up?", shard.0);
     Refusal::new(Reason::Unavailable, detail)
-}
-
-fn strange() -> Refusal {
-    Refusal::new(Reason::Internal, "a peer answered another question about refs")
-}
-
-pub(super) fn ref_at(replica: &Replica, name: &RefName) -> RefTold {
-    let position = replica.refs().state(name).map(|state| state.position).filter(|position| position.at.is_some());
-    RefTold::At(position.map(wire::Place::of))
-}
-
-pub(super) fn ref_list(replica: &Replica, prefix: &str, after: Option<&RefName>, limit: usize) -> RefTold {
-    let list = replica.refs().list(prefix, after, limit);
-    RefTold::List(list.map(|(name, _, state)| (name.to_string(), wire::Place::of(state.position))).collect())
-}
-
-pub(super) fn ref_log(replica: &Replica, name: &RefName, limit: usize) -> RefTold {
-    let refs = replica.refs();
-    RefTold::Log(refs.state(name).map(|_| refs.log(name, limit).map(wire::Moved::of).collect()))
 }

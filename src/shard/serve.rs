@@ -9,7 +9,9 @@ use bytes::{Bytes, BytesMut};
 use qmesh_storage::Record;
 
 use super::host::Host;
-use super::replicated::{no_group, no_primary, ref_at, ref_list, ref_log};
+use super::reads::{ref_at, ref_list, ref_log};
+use super::replica::Replica;
+use super::replicated::{no_group, no_primary};
 use super::wire::{self, RefAsk, RefTold};
 use crate::dag::archive::SealedVertex;
 use crate::error::{Reason, Refusal};
@@ -101,17 +103,18 @@ impl Host {
             }
             RefAsk::Get { name } => {
                 let name = wire::name(&name)?;
-                self.about_refs(shard, ask, false, |replica| ref_at(replica, &name)).await?
+                self.refs_at_primary(shard, ask, false, |replica| ref_at(replica, &name)).await?
             }
             RefAsk::List { prefix, after, limit } => {
                 let after = after.as_deref().map(wire::name).transpose()?;
                 let limit = (limit as usize).min(PAGE_MAX);
-                self.about_refs(shard, ask, false, |replica| ref_list(replica, &prefix, after.as_ref(), limit)).await?
+                let here = |replica: &Replica| ref_list(replica, &prefix, after.as_ref(), limit);
+                self.refs_at_primary(shard, ask, false, here).await?
             }
             RefAsk::Log { name, limit } => {
                 let name = wire::name(&name)?;
                 let limit = (limit as usize).min(REFLOG_ENTRIES_MAX);
-                self.about_refs(shard, ask, false, |replica| ref_log(replica, &name, limit)).await?
+                self.refs_at_primary(shard, ask, false, |replica| ref_log(replica, &name, limit)).await?
             }
         };
         wire::ref_answer(&told)

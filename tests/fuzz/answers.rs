@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use qmesh::client::{ConnectOptions, Node};
 use qmesh::dag::archive::SealedVertex;
 use qmesh::gateway::quic::wire::{
-    OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, PUT_ROW_BYTES, QueryFrame, QueryRequest, RefAnswer,
-    RefLogRow, RefRequest, RefRow, Summary, WatchFrame, put_rows, refusal_of,
+    FreshnessRow, OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, PUT_ROW_BYTES, QueryFrame,
+    QueryRequest, RefAnswer, RefLogRow, RefRequest, RefRow, Summary, WatchFrame, put_rows, refusal_of,
 };
 use qmesh::ids::VertexId;
 use qmesh::router::PutOptions;
@@ -42,6 +42,14 @@ fn ref_log_row() -> RefLogRow {
     RefLogRow { version: 3, from: None, to: None, actor: "a".to_owned(), reason: "b".to_owned(), timestamp_ms: 5 }
 }
 
+fn ref_list(count: usize) -> RefAnswer {
+    RefAnswer::List { rows: vec![ref_row(); count], freshness: FreshnessRow::default() }
+}
+
+fn ref_log(count: usize) -> RefAnswer {
+    RefAnswer::Log { rows: vec![ref_log_row(); count], freshness: FreshnessRow::default() }
+}
+
 fn query_frames() -> Vec<QueryFrame> {
     let summary = Summary {
         id: [7; 32],
@@ -70,8 +78,9 @@ fn good(random: &mut Random, operation: u16, records: &[Vec<u8>]) -> Vec<Vec<u8>
         OP_HAS => vec![vec![0xff]],
         OP_QUERY => (0..=random.below(3)).map(|_| archived!(random.pick(&query_frames()))).collect(),
         OP_REF => {
-            let one = RefAnswer::One { row: ref_row(), token: "0.1".to_owned() };
-            let answers = [one, RefAnswer::List(vec![ref_row(); 3]), RefAnswer::Log(vec![ref_log_row(); 3])];
+            let one =
+                RefAnswer::One { row: ref_row(), token: "0.1".to_owned(), freshness: Some(FreshnessRow::default()) };
+            let answers = [one, ref_list(3), ref_log(3)];
             vec![archived!(random.pick(&answers))]
         }
         OP_STATS => vec![b"{\"a\":[1,2,3]}".to_vec()],
@@ -174,7 +183,15 @@ async fn ask(node: &Node, choice: usize, asked: &SealedVertex) {
         2 => drop(node.put(std::slice::from_ref(asked), PutOptions::default()).await),
         3 => drop(node.resolve("ref:heads/main").await),
         4 => drop(node.stats().await),
-        5 => drop(node.refs(&RefRequest::List { prefix: String::new(), after: String::new(), limit: 9 }).await),
+        5 => drop(
+            node.refs(&RefRequest::List {
+                prefix: String::new(),
+                after: String::new(),
+                limit: 9,
+                consistency: String::new(),
+            })
+            .await,
+        ),
         _ => {
             let request = QueryRequest { verb: "tips".to_owned(), ..QueryRequest::default() };
             if let Ok(mut answer) = node.query(&request).await {
@@ -208,8 +225,12 @@ fn s6_1_12_fuzz_answers_of_a_hostile_node() {
 #[test]
 fn s6_1_12_fuzz_bodies_of_answers() {
     let mut corpus: Vec<Vec<u8>> = query_frames().iter().map(|frame| archived!(frame)).collect();
-    corpus.push(archived!(&RefAnswer::One { row: ref_row(), token: "0.1".to_owned() }));
-    corpus.push(archived!(&RefAnswer::Log(vec![ref_log_row(); 2])));
+    corpus.push(archived!(&RefAnswer::One {
+        row: ref_row(),
+        token: "0.1".to_owned(),
+        freshness: Some(FreshnessRow::default())
+    }));
+    corpus.push(archived!(&ref_log(2)));
     corpus.push(archived!(&WatchFrame::Ref { row: ref_row(), change: ref_log_row() }));
     corpus.push(archived!(&WatchFrame::Missed(7)));
     corpus.push([vec![0; 2 * PUT_ROW_BYTES], b"why".to_vec()].concat());

@@ -83,11 +83,16 @@ impl Material {
             reason: "why".to_owned(),
         };
         for request in [
-            RefRequest::Get { name: name() },
+            RefRequest::Get { name: name(), consistency: "any".to_owned() },
             set(Some(ids[0].to_string()), 0, &ids[0]),
             set(None, 2, &ids[1]),
-            RefRequest::List { prefix: "heads/".to_owned(), after: String::new(), limit: 10 },
-            RefRequest::Log { name: name(), limit: u32::MAX },
+            RefRequest::List {
+                prefix: "heads/".to_owned(),
+                after: String::new(),
+                limit: 10,
+                consistency: String::new(),
+            },
+            RefRequest::Log { name: name(), limit: u32::MAX, consistency: "bounded:5".to_owned() },
         ] {
             bodies.push((OP_REF, archived!(&request)));
         }

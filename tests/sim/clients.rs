@@ -6,12 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use qmesh::dag::archive::SealedVertex;
-use qmesh::dag::refs::{Expect, RefMove, RefName};
+use qmesh::dag::refs::{Expect, Position, RefMove, RefName};
 use qmesh::dag::vertex::Vertex;
 use qmesh::error::Reason;
 use qmesh::ids::VertexId;
-use qmesh::router::message::Message;
+use qmesh::router::consistency::{Consistency, Freshness};
+use qmesh::router::message::{Message, Read};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Dice;
 use super::checks::{Asked, Told};
@@ -127,8 +129,10 @@ pub(crate) async fn get_ref(world: &World, node: usize, name: RefName) {
         position.map(|position| Ok(position.filter(|position| position.at.is_some())))
     } else {
         let asked = name.clone();
-        let answer = world.ask(node, |reply| Message::RefGet { name: asked, reply }).await;
-        answer.and_then(Result::ok)
+        let answer = world
+            .ask(node, |reply| Message::RefGet { name: asked, consistency: Consistency::Linearizable, reply })
+            .await;
+        answer.and_then(Result::ok).map(|read| read.map(|(position, _)| position))
     };
     let mut ledger = world.ledger.borrow_mut();
     ledger.note(format!("{answer:?}").as_bytes());
@@ -143,6 +147,39 @@ pub(crate) async fn get_ref(world: &World, node: usize, name: RefName) {
     ledger.refs.entry(name).or_default().told(call, told);
 }
 
+/// Reads refs at whichever replica, however old its answer is, and holds it to the age that it tells.
+pub(crate) async fn read_old_for_ever(world: Rc<World>, mut dice: Dice) {
+    while !world.clients_end.get() {
+        tokio::time::sleep(Duration::from_millis(1 + dice.below(world.plan.pause_ms_max))).await;
+        let node = dice.below(world.plan.nodes as u64) as usize;
+        let name = name(REFS[dice.below(4) as usize]);
+        let (asked, asked_at) = (name.clone(), Instant::now());
+        let answer = world
+            .ask(node, |reply| Message::RefGet { name: asked, consistency: Consistency::Any, reply })
+            .await
+            .and_then(Result::ok);
+        let Some(Ok((position, freshness))) = answer as Option<Read<Option<Position>>> else { continue };
+        let Freshness { staleness_ms: Some(mut staleness_ms), answered, .. } = freshness else { continue };
+        if world.plan.planted == Planted::AgeIsHidden {
+            staleness_ms = 0;
+        }
+        let mut ledger = world.ledger.borrow_mut();
+        ledger.old_reads += 1;
+        let Some(then) = asked_at.checked_sub(Duration::from_millis(staleness_ms)) else { continue };
+        let moves = ledger.acknowledged_moves.get(&name).into_iter().flatten();
+        let known = moves.filter(|(at, _)| *at <= then).map(|(_, version)| *version).max().unwrap_or(0);
+        // A ref that is not there may have been deleted, by a move that nobody was told of too.
+        let is_older = position.is_some_and(|position| position.version < known)
+            || (position.is_none() && 0 < known && !ledger.deleted.contains(&name));
+        if is_older {
+            let what = format!(
+                "node {node} ({answered:?}) answers {position:?} for {name} and says {staleness_ms} ms, but version {known} is older than that"
+            );
+            ledger.violation(what);
+        }
+    }
+}
+
 async fn set_ref(world: &World, dice: &mut Dice, node: usize) {
     let name = name(REFS[dice.below(4) as usize]);
     let known = world.ledger.borrow().refs.get(&name).and_then(|history| history.seen_last());
@@ -154,6 +191,9 @@ async fn set_ref(world: &World, dice: &mut Dice, node: usize) {
     };
     // Every target is new, so that a read says which move it saw.
     let to = if dice.chance(100) { None } else { Some(VertexId(std::array::from_fn(|_| dice.next() as u8))) };
+    if to.is_none() {
+        world.ledger.borrow_mut().deleted.insert(name.clone());
+    }
     let call = world.ledger.borrow_mut().refs.entry(name.clone()).or_default().call(Asked::Set { expect, to });
     let change =
         RefMove { name: name.clone(), expect, to, actor: "client".into(), reason: String::new(), timestamp_ms: 1 };
@@ -163,6 +203,8 @@ async fn set_ref(world: &World, dice: &mut Dice, node: usize) {
     let told = match answer {
         Some(Ok(Ok(receipt))) => {
             ledger.moves += 1;
+            let acknowledged = (Instant::now(), receipt.position.version);
+            ledger.acknowledged_moves.entry(name.clone()).or_default().push(acknowledged);
             Told::At(Some(receipt.position))
         }
         Some(Ok(Err(refusal))) => match refusal.reason {

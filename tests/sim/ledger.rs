@@ -2,13 +2,14 @@
 //!
 //! Promises: two replicas that apply different records at one index are noticed when the second one does. Does not: ask a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qmesh::dag::archive::SealedVertex;
 use qmesh::dag::ref_record::RefRecord;
 use qmesh::dag::refs::RefName;
 use qmesh::feed::Item;
 use qmesh::ids::{ShardId, Token, VertexId};
+use tokio::time::Instant;
 
 use super::checks::RefHistory;
 
@@ -33,6 +34,11 @@ pub(crate) struct Ledger {
     pub(crate) held: BTreeMap<usize, BTreeMap<Place, Vec<VertexId>>>,
     pub(crate) acknowledged: BTreeMap<VertexId, SealedVertex>,
     pub(crate) refs: BTreeMap<RefName, RefHistory>,
+    /// When each move of a ref was acknowledged, and the version that it made.
+    pub(crate) acknowledged_moves: BTreeMap<RefName, Vec<(Instant, u64)>>,
+    /// Refs that a client asked to delete.
+    pub(crate) deleted: BTreeSet<RefName>,
+    pub(crate) old_reads: u64,
     pub(crate) violations: Vec<String>,
     pub(crate) faults: u64,
     pub(crate) moves: u64,

@@ -39,6 +39,8 @@ pub(crate) enum Planted {
     LyingSync,
     /// A read of a ref is answered by whichever replica was asked, from its own table.
     ReadsFromFollowers,
+    /// An old answer is taken for a new one.
+    AgeIsHidden,
 }
 
 /// What the seed decided beforehand.
@@ -102,6 +104,7 @@ pub(crate) struct Outcome {
     pub(crate) vertices: usize,
     pub(crate) moves: u64,
     pub(crate) reads: u64,
+    pub(crate) old_reads: u64,
     pub(crate) unknown: u64,
     pub(crate) faults: u64,
     pub(crate) letters: u64,
@@ -183,6 +186,7 @@ async fn live(seed: u64, planted: Planted) -> Outcome {
         let dice = Dice::of(seed, 10 + client);
         tokio::task::spawn_local(super::clients::ask_for_ever(world.clone(), dice));
     }
+    tokio::task::spawn_local(super::clients::read_old_for_ever(world.clone(), Dice::of(seed, 4)));
     super::faults::happen(&world, Dice::of(seed, 2)).await;
     world.calm().await;
     tokio::time::sleep(Duration::from_millis(CALM_MS)).await;
@@ -203,6 +207,7 @@ async fn live(seed: u64, planted: Planted) -> Outcome {
         vertices: ledger.acknowledged.len(),
         moves: ledger.moves,
         reads: ledger.reads,
+        old_reads: ledger.old_reads,
         unknown: ledger.unknown,
         faults: ledger.faults,
         letters,

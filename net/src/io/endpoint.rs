@@ -65,12 +65,14 @@ pub struct TransportOptions {
     pub receive_buffer_bytes: usize,
     /// Socket send buffer asked of the kernel, in bytes.
     pub send_buffer_bytes: usize,
+    /// Datagrams that came and are not read yet, in bytes; the oldest are forgotten first. 0: none are taken.
+    pub datagram_buffer_bytes: usize,
 }
 
 impl TransportOptions {
-    /// For connections between nodes: as many streams as a mesh peer may have (S5.1: 4096).
+    /// For connections between nodes: as many streams as a mesh peer may have (S5.1: 4096), and datagrams.
     pub fn for_peers() -> Self {
-        Self { streams_max: 4096, ..Self::default() }
+        Self { streams_max: 4096, datagram_buffer_bytes: 64 << 10, ..Self::default() }
     }
 }
 
@@ -88,6 +90,7 @@ impl Default for TransportOptions {
             loopback_mtu: 65_487,
             receive_buffer_bytes: 4 << 20,
             send_buffer_bytes: 4 << 20,
+            datagram_buffer_bytes: 0,
         }
     }
 }
@@ -431,7 +434,7 @@ fn transport(options: &TransportOptions, loopback: Option<SocketBuffers>) -> Tra
     config
         .max_concurrent_bidi_streams(options.streams_max.into())
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None)
+        .datagram_receive_buffer_size((0 < options.datagram_buffer_bytes).then_some(options.datagram_buffer_bytes))
         .max_idle_timeout(IdleTimeout::try_from(options.idle_timeout).ok())
         .keep_alive_interval(Some(options.keep_alive))
         .stream_receive_window(options.stream_window_bytes.into())

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     peer::{Caller, Credentials, JoinGate, Joining, MemberGate, TurnedAway, admit, close_when_revoked, mesh_endpoint},
-    rpc::server::{Handler, ServeOptions, serve},
+    rpc::server::{Handler, ServeOptions, serve, serve_datagrams},
     tls::TlsError,
     wire::CloseCode,
 };
@@ -122,6 +122,7 @@ impl Reception for MeshReception {
         match caller {
             Ok(Caller::Member(peer)) => {
                 task::spawn_local(close_when_revoked(connection.clone(), peer.serial, self.credentials.clone()));
+                task::spawn_local(serve_datagrams(connection.clone(), peer.clone(), self.handler.clone()));
                 serve(connection, Some(peer), self.handler.clone(), options, draining).await;
             }
             Ok(Caller::Joiner) => match self.seat() {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quinn::{Connection, VarInt};
 
 use crate::{
+    identity::PeerIdentity,
     io::mesh::Refusals,
     rpc::server::{Handler, Replies, Request, ServeOptions},
     wire::{CloseCode, OPERATION_HELLO, OPERATION_JOIN},
@@ -73,6 +74,10 @@ impl Handler for MemberGate {
         if !batch.is_empty() {
             self.0.requests(batch, replies);
         }
+    }
+
+    fn datagram(&self, bytes: Bytes, from: &PeerIdentity) {
+        self.0.datagram(bytes, from);
     }
 }
 

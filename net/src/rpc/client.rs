@@ -262,6 +262,11 @@ impl Client {
         self.0.connection.rtt()
     }
 
+    /// Sends a datagram; false when it cannot be sent at once, or the server takes none.
+    pub fn datagram(&self, bytes: impl Into<Bytes>) -> bool {
+        self.0.connection.send_datagram(bytes.into()).is_ok()
+    }
+
     /// Why the connection ended, if it has.
     pub fn lost(&self) -> Option<String> {
         self.close_reason().map(|reason| reason.to_string())

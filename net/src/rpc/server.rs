@@ -42,6 +42,16 @@ pub trait Handler {
     ///
     /// A body is a slice of the batch's one buffer: who keeps it longer than the request should copy it.
     fn requests(&self, batch: Vec<Request>, replies: &Replies);
+
+    /// Takes a datagram of the node `from`. One that has no use for datagrams takes none.
+    fn datagram(&self, _bytes: Bytes, _from: &PeerIdentity) {}
+}
+
+/// Hands a connection's datagrams to `handler` until the connection ends.
+pub(crate) async fn serve_datagrams(connection: Connection, peer: Arc<PeerIdentity>, handler: Rc<dyn Handler>) {
+    while let Ok(bytes) = connection.read_datagram().await {
+        handler.datagram(bytes, &peer);
+    }
 }
 
 /// One request.

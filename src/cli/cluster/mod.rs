@@ -21,7 +21,7 @@ use crate::control::ask::{Answer, Ask};
 use crate::control::driver::plane::{now_ms, random};
 use crate::control::{Action, Command, Name, RequestId, Roles, State, wire as control_wire};
 use crate::error::Reason;
-use crate::gateway::quic::wire::ClusterAsk;
+use crate::gateway::quic::wire::{ClusterAsk, HealthRow, LoadRow};
 use crate::ids::{NodeId, ShardId};
 use crate::shard::raft::GroupView;
 
@@ -238,6 +238,10 @@ struct MemberRow {
     certificate_expires_ms: Option<u64>,
     /// Whether it told what its groups look like just now.
     answers: bool,
+    /// How it is by what the node that is asked has heard: healthy, suspect or down.
+    health: Option<String>,
+    /// What it said of its load last.
+    load: Option<LoadRow>,
 }
 
 #[derive(Serialize)]
@@ -265,11 +269,14 @@ async fn report(session: &Session) -> Result<StatusReport, Failure> {
     let cluster = state.cluster().ok_or_else(|| Failure::new(Reason::Unavailable, "the cluster is not formed yet"))?;
     let mut members = Vec::new();
     let mut views: Vec<GroupView> = Vec::new();
+    let heard = session.node().await?.cluster(&ClusterAsk::Health).await?;
+    let mut heard: Vec<HealthRow> = serde_json::from_slice(&heard).map_err(Failure::internal)?;
     for (node, member) in cluster.members() {
         let told = match &member.addresses.quic {
             Some(address) if !member.state.is_removed() => groups_of(session, &address.to_string()).await,
             _ => None,
         };
+        let heard = heard.iter().position(|row| row.node == node.0).map(|at| heard.swap_remove(at));
         members.push(MemberRow {
             node: node.0,
             name: member.name.to_string(),
@@ -281,6 +288,8 @@ async fn report(session: &Session) -> Result<StatusReport, Failure> {
             quic: member.addresses.quic.as_ref().map(ToString::to_string),
             certificate_expires_ms: member.certificate.map(|certificate| certificate.expires_ms),
             answers: told.is_some(),
+            health: heard.as_ref().map(|row| row.health.clone()),
+            load: heard.and_then(|row| row.load),
         });
         views.extend(told.into_iter().flatten());
     }
@@ -322,11 +331,12 @@ async fn status(session: &Session) -> Outcome {
     let report = report(session).await?;
     session.output().value(&mut io::stdout().lock(), &report, |report| {
         let members = super::output::table(
-            &["node", "name", "state", "answers", "roles", "mesh", "quic"],
+            &["node", "name", "state", "health", "answers", "roles", "mesh", "quic"],
             report.members.iter().map(|row| {
                 let quic = row.quic.clone().unwrap_or_else(|| "-".to_owned());
                 let answers = if row.answers { "yes" } else { "no" };
-                let texts = [row.node.to_string(), row.name.clone(), row.state.to_owned(), answers.to_owned()];
+                let health = row.health.clone().unwrap_or_else(|| "-".to_owned());
+                let texts = [row.node.to_string(), row.name.clone(), row.state.to_owned(), health, answers.to_owned()];
                 texts.into_iter().chain([row.roles.clone(), row.mesh.clone(), quic]).collect()
             }),
         );
@@ -348,7 +358,8 @@ async fn status(session: &Session) -> Outcome {
 
 async fn members(session: &Session) -> Outcome {
     let rows = report(session).await?.members;
-    let headers = ["node", "name", "region", "state", "answers", "roles", "mesh", "http", "quic", "certificate ends"];
+    let headers =
+        ["node", "name", "region", "state", "health", "answers", "roles", "mesh", "http", "quic", "certificate ends"];
     session.output().list(&mut io::stdout().lock(), &headers, &rows, |row| {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
         vec![
@@ -356,6 +367,7 @@ async fn members(session: &Session) -> Outcome {
             row.name.clone(),
             row.region.clone(),
             row.state.to_owned(),
+            or_dash(&row.health),
             if row.answers { "yes" } else { "no" }.to_owned(),
             row.roles.clone(),
             row.mesh.clone(),

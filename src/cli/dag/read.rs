@@ -10,6 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::failure::{EXIT_CHECK_FAILED, Failure, Outcome};
+use crate::cli::refs::Newness;
 use crate::cli::session::Session;
 use crate::cli::text::{counter, time_text};
 use crate::client::{ClientError, Node};
@@ -18,6 +19,7 @@ use crate::error::Reason;
 use crate::gateway::json::{VertexJson, text_of};
 use crate::gateway::quic::wire::{QueryFrame, QueryRequest};
 use crate::ids::{ID_BYTES, VertexId, hex};
+use crate::router::consistency::Consistency;
 
 /// Vertices fetched and checked at a time.
 const VERIFY_BATCH: usize = 1024;
@@ -30,6 +32,8 @@ pub(super) struct GetArguments {
     /// Write the payload's bytes and nothing else.
     #[arg(long)]
     payload: bool,
+    #[command(flatten)]
+    newness: Newness,
 }
 
 /// `qmesh dag has …`
@@ -55,8 +59,15 @@ pub(super) struct VerifyArguments {
 pub(super) async fn get(session: &Session, arguments: GetArguments) -> Outcome {
     let node = session.node().await?;
     let id = node.resolve(&arguments.id).await?;
-    let vertex = node.get(id).await?;
-    let vertex = vertex.ok_or_else(|| absent(&arguments.id))?;
+    let vertex = match arguments.newness.consistency {
+        Consistency::Linearizable => node.get(id).await?.ok_or_else(|| absent(&arguments.id))?,
+        consistency => {
+            let (found, freshness) = node.get_with(id, consistency).await?;
+            let age = freshness.staleness_ms.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms} ms"));
+            let absent = || format!("{}: no such vertex at this node, whose answer may be old: {age}", arguments.id);
+            found.ok_or_else(|| Failure::new(Reason::NotFound, absent()))?
+        }
+    };
     let mut stdout = io::stdout().lock();
     if arguments.payload {
         stdout.write_all(vertex.payload())?;

@@ -211,8 +211,9 @@ async fn move_refs(node: &Node, repository: &str, tips: &[(String, VertexId)]) -
     let mut here: HashMap<String, String> = HashMap::new();
     let mut after = String::new();
     loop {
-        let request = RefRequest::List { prefix: prefix.clone(), after, limit: PAGE_MAX as u32 };
-        let RefAnswer::List(rows) = node.refs(&request).await? else {
+        let request =
+            RefRequest::List { prefix: prefix.clone(), after, limit: PAGE_MAX as u32, consistency: String::new() };
+        let RefAnswer::List { rows, .. } = node.refs(&request).await? else {
             return Err(Failure::internal("the node answered a list of refs with something else"));
         };
         let full = rows.len() == PAGE_MAX;

@@ -39,7 +39,10 @@ pub async fn reconcile(group: Rc<Group>, states: watch::Receiver<Arc<State>>, re
         let Some(wished) = cluster.wished(name) else { continue };
         let view = group.view();
         let current = config(&view);
-        let progress = progress(&view, &current, &wished.config);
+        let mut progress = progress(&view, &current, &wished.config);
+        // Who was removed is believed no more, whatever it answered a moment ago: a majority that needs it would never be one.
+        let is_removed = |node: NodeId| cluster.member(node).is_none_or(|member| member.state.is_removed());
+        progress.live.retain(|&node| node.0 == view.node || !is_removed(node));
         if let Some(at) = view.membership_at
             && cluster.standing(name).is_none_or(|standing| standing.config != current)
             && !view.is_joint

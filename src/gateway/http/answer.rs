@@ -15,6 +15,7 @@ use super::{Body, Response};
 use crate::error::Refusal;
 use crate::gateway::json;
 use crate::ids::VertexId;
+use crate::router::consistency::Freshness;
 
 /// Bytes of lines that are gathered before they are sent.
 const PIECE_BYTES: usize = 32 << 10;
@@ -23,6 +24,13 @@ const PIECE_BYTES: usize = 32 << 10;
 pub(super) const CACHE_IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 /// What moves must be asked for again.
 pub(super) const CACHE_REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// Who answered a read: `primary` or `replica`.
+pub(super) const ANSWERED: HeaderName = HeaderName::from_static("qmesh-answered");
+/// How old the answer may be, in milliseconds; `unknown` from a replica that has not heard of its primary yet.
+pub(super) const STALENESS_MS: HeaderName = HeaderName::from_static("qmesh-staleness-ms");
+/// The token up to which a replica's answer knows everything.
+pub(super) const APPLIED: HeaderName = HeaderName::from_static("qmesh-applied");
 
 /// A JSON document.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -52,6 +60,21 @@ pub(super) fn with(mut response: Response, name: HeaderName, value: &str) -> Res
         response.headers_mut().insert(name, value);
     }
     response
+}
+
+/// Adds who answered and how old the answer may be.
+pub(super) fn fresh(mut response: Response, freshness: Freshness) -> Response {
+    response.headers_mut().extend(freshness_headers(freshness));
+    response
+}
+
+/// The headers that say how new an answer is.
+pub(super) fn freshness_headers(freshness: Freshness) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    let staleness = freshness.staleness_ms.map_or_else(|| "unknown".to_owned(), |ms| ms.to_string());
+    let applied = freshness.applied.map(|token| token.to_string());
+    let texts =
+        [(ANSWERED, Some(freshness.answered.word().to_owned())), (STALENESS_MS, Some(staleness)), (APPLIED, applied)];
+    texts.into_iter().filter_map(|(name, text)| Some((name, HeaderValue::from_str(&text?).ok()?)))
 }
 
 /// The entity tag of a vertex, or of a ref that points to it.

@@ -16,6 +16,7 @@ use crate::dag::skeleton::Counts;
 use crate::gateway::NodeFacts;
 use crate::gateway::decisions::Decisions;
 use crate::router::Questions;
+use crate::router::consistency::AnsweredBy;
 use crate::router::message::CoreStats;
 
 /// Media type of the text.
@@ -206,6 +207,19 @@ fn log_figures(text: &mut Text, cores: &[CoreStats]) {
 
 fn core_figures(text: &mut Text, cores: &[CoreStats]) {
     type Figure = fn(&CoreStats) -> u64;
+    let by: [(AnsweredBy, Figure); 2] =
+        [(AnsweredBy::Primary, |core| core.reads_by_primary), (AnsweredBy::Replica, |core| core.reads_by_replica)];
+    text.family(
+        "qmesh_reads",
+        "counter",
+        "Reads of vertices and refs, by who answered: the primary, or this node as another replica.",
+    );
+    for core in cores {
+        for (by, figure) in by {
+            let labels = [("core", &*core.core.to_string()), ("answered", by.word())];
+            text.line("qmesh_reads_total", &labels, figure(core) as f64);
+        }
+    }
     let figures: [(&str, &str, &str, Figure); 5] = [
         ("qmesh_cache_vertices", "gauge", "Vertices in the read cache.", |core| core.cache_vertices),
         ("qmesh_cache_bytes", "gauge", "Bytes in the read cache.", |core| core.cache_bytes),
@@ -355,6 +369,7 @@ mod tests {
             "qmesh_cache_hits_total{core=\"0\"} 0",
             "qmesh_ratelimit_decisions_total{decision=\"limited\"} 2",
             "qmesh_auth_decisions_total{decision=\"refused\",reason=\"audience\"} 0",
+            "qmesh_reads_total{core=\"0\",answered=\"replica\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use super::answer::{ANSWERED, APPLIED, STALENESS_MS};
 use super::negotiate::{DAG_CBOR, EVENTS, JSON, NDJSON, RKYV};
 use super::problem::PROBLEM_JSON;
 use super::route::{Action, Kind, ROUTES, Route};
@@ -123,6 +124,16 @@ fn responses(route: &Route) -> Value {
         "200": { "description": "The answer.", "content": answer_content(route.answer) },
         "default": { "$ref": "#/components/responses/Problem" },
     });
+    if route.parameters.iter().any(|known| known.iter().any(|parameter| parameter.name == "consistency")) {
+        responses["200"]["headers"] = json!({
+            ANSWERED.as_str(): { "description": "Who answered: primary, or replica.", "schema": { "type": "string" } },
+            STALENESS_MS.as_str(): {
+                "description": "How old the answer, or its 404, may be, in milliseconds; unknown from a replica that has not heard of its primary.",
+                "schema": { "type": "string" },
+            },
+            APPLIED.as_str(): { "description": "The token up to which a replica's answer knows everything.", "schema": { "type": "string" } },
+        });
+    }
     let mut also = |status: &str, about: &str| responses[status] = json!({ "description": about });
     match route.action {
         Action::VertexPut => {

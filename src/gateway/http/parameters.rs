@@ -5,6 +5,7 @@
 
 use super::route::Parameter;
 use crate::error::Refusal;
+use crate::router::consistency::Consistency;
 
 /// Parameters of one request, at most.
 const PARAMETERS_MAX: usize = 1024;
@@ -90,6 +91,14 @@ impl Parameters {
             }
         }
     }
+}
+
+/// How new an answer must be.
+///
+/// # Errors
+/// BadRequest.
+pub(super) fn consistency(parameters: &Parameters) -> Result<Consistency, Refusal> {
+    parameters.get("consistency").unwrap_or_default().parse()
 }
 
 /// The text that percent-encoded `text` spells.

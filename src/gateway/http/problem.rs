@@ -7,8 +7,10 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::{self, HeaderName, HeaderValue};
 
+use super::answer::freshness_headers;
 use super::{Body, Response};
 use crate::error::{Reason, Refusal};
+use crate::router::consistency::Freshness;
 
 /// Media type of a problem.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -22,17 +24,25 @@ pub struct Problem {
     pub refusal: Refusal,
     /// A header that belongs to the status: `Allow`, `Content-Range`.
     pub header: Option<(HeaderName, HeaderValue)>,
+    /// How new "not here" is.
+    pub freshness: Option<Box<Freshness>>,
 }
 
 impl Problem {
     /// A refusal under a status that says more than its reason does.
     pub fn with_status(status: StatusCode, reason: Reason, detail: impl Into<String>) -> Self {
-        Self { status, refusal: Refusal::new(reason, detail), header: None }
+        Self { status, refusal: Refusal::new(reason, detail), header: None, freshness: None }
     }
 
     /// The same, with a header.
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
+        self
+    }
+
+    /// The same, of an answer that says how new it is.
+    pub fn with_freshness(mut self, freshness: Freshness) -> Self {
+        self.freshness = Some(Box::new(freshness));
         self
     }
 
@@ -55,6 +65,7 @@ impl Problem {
         if let Some((name, value)) = self.header {
             headers.insert(name, value);
         }
+        headers.extend(self.freshness.into_iter().flat_map(|freshness| freshness_headers(*freshness)));
         response
     }
 }
@@ -62,7 +73,7 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = StatusCode::from_u16(refusal.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, refusal, header: None }
+        Self { status, refusal, header: None, freshness: None }
     }
 }
 

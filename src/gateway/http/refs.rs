@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::answer::{self, CACHE_REVALIDATE, etag};
 use super::body::read_whole;
 use super::negotiate::{entries, lists};
+use super::parameters::consistency;
 use super::route::Call;
 use super::{Problem, Response};
 use crate::dag::refs::{Expect, RefMove, RefName};
@@ -32,16 +33,18 @@ fn no_such_ref(name: &RefName) -> Refusal {
 
 pub(super) async fn get(call: Call) -> Result<Response, Problem> {
     let name = name(&call.argument)?;
-    let state = call.context.router.ref_get(name.clone()).await?;
+    let consistency = consistency(&call.parameters)?;
+    let (state, freshness) = call.context.router.ref_get_with(name.clone(), consistency).await?;
     let row = json::ref_row(&name, state.as_ref());
-    let at = state.and_then(|state| json::ref_at(&state)).ok_or_else(|| no_such_ref(&name))?;
+    let absent = || Problem::from(no_such_ref(&name)).with_freshness(freshness);
+    let at = state.and_then(|state| json::ref_at(&state)).ok_or_else(absent)?;
     let etag = etag(&at);
     let response = if lists(&call.parts.headers, header::IF_NONE_MATCH, &etag) {
         answer::empty(StatusCode::NOT_MODIFIED)
     } else {
         answer::json(StatusCode::OK, &row)
     };
-    Ok(tagged(response, &etag))
+    Ok(answer::fresh(tagged(response, &etag), freshness))
 }
 
 fn tagged(mut response: Response, etag: &str) -> Response {
@@ -190,12 +193,14 @@ pub(super) async fn list(call: Call) -> Result<Response, Problem> {
     let after = call.parameters.get("cursor").filter(|cursor| !cursor.is_empty()).map(name).transpose()?;
     let prefix = call.parameters.text("prefix");
     // One more than the page, to know whether there is another.
-    let mut rows = call.context.router.ref_list(&prefix, after, limit + 1).await?;
+    let consistency = consistency(&call.parameters)?;
+    let (mut rows, freshness) = call.context.router.ref_list_with(&prefix, after, limit + 1, consistency).await?;
     let more = limit < rows.len();
     rows.truncate(limit);
     let cursor = rows.last().filter(|_| more).map(|(name, _)| name.to_string());
     let rows: Vec<_> = rows.iter().map(|(name, state)| json::ref_row(name, Some(state))).collect();
-    Ok(answer::json(StatusCode::OK, &serde_json::json!({ "refs": rows, "cursor": cursor })))
+    let response = answer::json(StatusCode::OK, &serde_json::json!({ "refs": rows, "cursor": cursor }));
+    Ok(answer::fresh(response, freshness))
 }
 
 /// The size of a page.
@@ -211,9 +216,12 @@ fn page(asked: Option<usize>) -> Result<usize, Refusal> {
 pub(super) async fn log(call: Call) -> Result<Response, Problem> {
     let name = name(&call.argument)?;
     let limit = page(call.parameters.number("limit")?)?.min(REFLOG_ENTRIES_MAX);
-    let moves = call.context.router.ref_log(name.clone(), limit).await?.ok_or_else(|| no_such_ref(&name))?;
+    let consistency = consistency(&call.parameters)?;
+    let (moves, freshness) = call.context.router.ref_log(name.clone(), limit, consistency).await?;
+    let moves = moves.ok_or_else(|| Problem::from(no_such_ref(&name)).with_freshness(freshness))?;
     let moves: Vec<_> = moves.iter().map(json::ref_log_row).collect();
-    Ok(answer::json(StatusCode::OK, &serde_json::json!({ "name": name.to_string(), "moves": moves })))
+    let response = answer::json(StatusCode::OK, &serde_json::json!({ "name": name.to_string(), "moves": moves }));
+    Ok(answer::fresh(response, freshness))
 }
 
 #[cfg(test)]

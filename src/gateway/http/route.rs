@@ -195,6 +195,12 @@ const EXPLAINED: &[Parameter] = &[
 const VERBOSE: &[Parameter] =
     &[Parameter { name: "verbose", kind: Kind::Switch, repeats: false, about: "List every check." }];
 
+const CONSISTENCY: &[Parameter] = &[Parameter {
+    name: "consistency",
+    kind: Kind::Text,
+    repeats: false,
+    about: "How new the answer must be: linearizable (when absent), bounded:MILLISECONDS or any. The last two are answered by the replica that is asked.",
+}];
 const WALK_PARAMETERS: &[&[Parameter]] = &[PAGE, REACH, FILTER, NEW_ENOUGH];
 
 const fn row(
@@ -222,8 +228,8 @@ pub const ROUTES: &[Route] = &[
     row("POST", "/api/v1/dag/vertices:batch", Action::VertexBatch, &[PUT], ("VertexIn*", "BatchLine*"), "Put a stream of vertices; a result comes back for each line, while later lines are still sent."),
     row("POST", "/api/v1/dag/vertices:get", Action::VertexGetMany, NONE, ("Ids", "Vertices"), "Read many vertices."),
     row("POST", "/api/v1/dag/vertices:has", Action::VertexHas, NONE, ("Ids", "Has"), "Whether vertices are here and durable."),
-    row("GET", "/api/v1/dag/vertices/{id}", Action::VertexGet, NONE, ("", "Vertex"), "Read a vertex: JSON, its canonical DAG-CBOR, or its record."),
-    row("GET", "/api/v1/dag/vertices/{id}/payload", Action::VertexPayload, NONE, ("", "Bytes"), "Read a vertex's content, or a range of it."),
+    row("GET", "/api/v1/dag/vertices/{id}", Action::VertexGet, &[CONSISTENCY], ("", "Vertex"), "Read a vertex: JSON, its canonical DAG-CBOR, or its record."),
+    row("GET", "/api/v1/dag/vertices/{id}/payload", Action::VertexPayload, &[CONSISTENCY], ("", "Bytes"), "Read a vertex's content, or a range of it."),
     row("GET", "/api/v1/dag/vertices/{id}/status", Action::VertexStatus, NONE, ("", "Status"), "Where and how a vertex is kept."),
     row("GET", "/api/v1/dag/vertices/{id}/parents", Action::Around("parents"), &[PAGE, FILTER, NEW_ENOUGH], ("", "Page"), "The parents of a vertex, in its order."),
     row("GET", "/api/v1/dag/vertices/{id}/children", Action::Around("children"), &[PAGE, FILTER, NEW_ENOUGH], ("", "Page"), "The children of a vertex."),
@@ -237,11 +243,11 @@ pub const ROUTES: &[Route] = &[
     row("GET", "/api/v1/dag/range", Action::Ask("range", &["from", "to"]), &[BETWEEN, PAGE, FILTER, NEW_ENOUGH], ("", "Page"), "What `to` follows and `from` does not: from..to."),
     row("GET", "/api/v1/dag/topo", Action::Ask("topo", &["roots"]), &[ROOTS, PAGE, FILTER, NEW_ENOUGH], ("", "Page"), "The roots and all that they follow, parents first."),
     row("GET", "/api/v1/dag/tips", Action::Ask("tips", &[]), &[NAMESPACE, PAGE, NEW_ENOUGH], ("", "Page"), "Vertices that nothing follows yet."),
-    row("GET", "/api/v1/dag/refs", Action::RefList, &[REFS], ("", "Refs"), "List refs by prefix, in the order of their names."),
-    row("GET", REF_PATH, Action::RefGet, NONE, ("", "Ref"), "Read a ref."),
+    row("GET", "/api/v1/dag/refs", Action::RefList, &[REFS, CONSISTENCY], ("", "Refs"), "List refs by prefix, in the order of their names."),
+    row("GET", REF_PATH, Action::RefGet, &[CONSISTENCY], ("", "Ref"), "Read a ref."),
     row("PUT", REF_PATH, Action::RefSet, NONE, ("RefSet", "Ref"), "Move a ref, or make it: `If-Match` with its tag, `If-None-Match: *` when it must be new."),
     row("DELETE", REF_PATH, Action::RefDelete, NONE, ("", "Nothing"), "Delete a ref; its log stays."),
-    row("GET", REF_LOG_PATH, Action::RefLog, &[LOG], ("", "RefLog"), "The latest moves of a ref, newest first."),
+    row("GET", REF_LOG_PATH, Action::RefLog, &[LOG, CONSISTENCY], ("", "RefLog"), "The latest moves of a ref, newest first."),
     row("GET", "/api/v1/dag/watch", Action::Watch, &[WATCH], ("", "Events"), "Follow new vertices and moves of refs, as server-sent events."),
     row("GET", "/api/v1/cluster/status", Action::Stats, NONE, ("", "Stats"), "The node's figures: cores, shards, logs, the graph."),
     row("GET", "/api/v1/upstreams", Action::Upstreams, NONE, ("", "Upstreams"), "The MCP servers behind the gateway: how they are and what they offer."),

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::answer::{self, CACHE_IMMUTABLE, CACHE_REVALIDATE, Lines, etag};
 use super::body::{Body, Gone, read_whole};
 use super::negotiate::{DAG_CBOR, JSON, NDJSON, Part, RKYV, choose, lists, part};
+use super::parameters::consistency;
 use super::problem::document_of;
 use super::route::Call;
 use super::{Problem, Response};
@@ -100,15 +101,16 @@ pub(super) fn receipt_json(router: &Router, vertex: &SealedVertex, receipt: PutR
 }
 
 /// The vertex that a path names, and whether the path names it by its id.
-async fn named(call: &Call) -> Result<(SealedVertex, bool), Refusal> {
+async fn named(call: &Call) -> Result<(SealedVertex, bool), Problem> {
     let text = &call.argument;
     let (id, by_id) = match text.parse::<VertexId>() {
         Ok(id) => (id, true),
         Err(_) => (call.context.router.resolve(text).await?, false),
     };
-    match call.context.router.get(id).await? {
-        Some(vertex) => Ok((vertex, by_id)),
-        None => Err(not_here(text)),
+    // A vertex that is here is what its hash says, however old the replica is; only "not here" has an age.
+    match call.context.router.get_with(id, consistency(&call.parameters)?).await? {
+        (Some(vertex), _) => Ok((vertex, by_id)),
+        (None, freshness) => Err(Problem::from(not_here(text)).with_freshness(freshness)),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::limits::{GET_BATCH_MAX, PAGE_MAX, PUT_BATCH_MAX, REFLOG_ENTRIES_MAX};
 use crate::router::PutOptions;
 use crate::router::message::PutReceipt;
 use crate::router::peers::{OP_CONTROL, OP_GROUP_VIEW};
-use wire::{ClusterAsk, RefAnswer, RefRequest, archive, unarchive};
+use wire::{ClusterAsk, ReadAnswer, ReadRequest, RefAnswer, RefRequest, archive, unarchive};
 
 /// Answers native requests on one core.
 pub struct Door {
@@ -77,6 +77,7 @@ impl Door {
             let work = async {
                 match request.operation {
                     wire::OP_HAS => has(&context, &request.body).await,
+                    wire::OP_READ => read(&context, &request.body).await,
                     wire::OP_REF => refs(&context, &request.body).await,
                     wire::OP_STATS => stats(&context).await,
                     wire::OP_UPSTREAMS => crate::control::ask::to_json(&context.upstreams.report()),
@@ -112,6 +113,7 @@ async fn cluster(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
         ClusterAsk::Control { ask } => {
             router.group(OP_CONTROL, ShardId::CONTROL, crate::control::driver::plane::request(&ask, true)?).await
         }
+        ClusterAsk::Health => to_json(&wire::HealthRow::of(&router.members())),
         ClusterAsk::Groups => {
             let mut views = Vec::new();
             for shard in router.table().shards().chain([ShardId::CONTROL]) {
@@ -292,11 +294,12 @@ async fn refs(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
     let router = &context.router;
     let name_of = |text: &str| text.parse::<RefName>().map_err(|error| Refusal::bad_request(error.to_string()));
     let answer = match request {
-        RefRequest::Get { name } => {
+        RefRequest::Get { name, consistency } => {
             let parsed = name_of(&name)?;
-            let position = router.ref_get(parsed.clone()).await?;
+            let (position, freshness) = router.ref_get_with(parsed.clone(), consistency.parse()?).await?;
             let position = position.ok_or_else(|| Refusal::new(Reason::NotFound, format!("no ref {name}")))?;
-            RefAnswer::One { row: json::ref_row(&parsed, Some(&position)), token: String::new() }
+            let row = json::ref_row(&parsed, Some(&position));
+            RefAnswer::One { row, token: String::new(), freshness: Some(freshness.into()) }
         }
         RefRequest::Set { name, to, expect, expect_at, actor, reason } => {
             let to = match to {
@@ -315,20 +318,31 @@ async fn refs(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
             let change = RefMove { name: name.clone(), expect, to, actor, reason, timestamp_ms: now_ms() };
             let receipt = router.ref_set(change).await?;
             let token = Token { shard: receipt.shard, index: receipt.index };
-            RefAnswer::One { row: json::ref_row(&name, Some(&receipt.position)), token: token.to_string() }
+            let row = json::ref_row(&name, Some(&receipt.position));
+            RefAnswer::One { row, token: token.to_string(), freshness: None }
         }
-        RefRequest::List { prefix, after, limit } => {
+        RefRequest::List { prefix, after, limit, consistency } => {
             let after = if after.is_empty() { None } else { Some(name_of(&after)?) };
-            let list = router.ref_list(&prefix, after, (limit as usize).min(PAGE_MAX)).await?;
-            RefAnswer::List(list.iter().map(|(name, position)| json::ref_row(name, Some(position))).collect())
+            let limit = (limit as usize).min(PAGE_MAX);
+            let (list, freshness) = router.ref_list_with(&prefix, after, limit, consistency.parse()?).await?;
+            let rows = list.iter().map(|(name, position)| json::ref_row(name, Some(position))).collect();
+            RefAnswer::List { rows, freshness: freshness.into() }
         }
-        RefRequest::Log { name, limit } => {
-            let log = router.ref_log(name_of(&name)?, (limit as usize).min(REFLOG_ENTRIES_MAX)).await?;
+        RefRequest::Log { name, limit, consistency } => {
+            let limit = (limit as usize).min(REFLOG_ENTRIES_MAX);
+            let (log, freshness) = router.ref_log(name_of(&name)?, limit, consistency.parse()?).await?;
             let log = log.ok_or_else(|| Refusal::new(Reason::NotFound, format!("no ref {name}")))?;
-            RefAnswer::Log(log.iter().map(json::ref_log_row).collect())
+            RefAnswer::Log { rows: log.iter().map(json::ref_log_row).collect(), freshness: freshness.into() }
         }
     };
     archive!(&answer).map_err(internal)
+}
+
+async fn read(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
+    let ReadRequest { id, consistency } = unarchive!(ReadRequest, body).map_err(malformed)?;
+    let (found, freshness) = context.router.get_with(VertexId(id), consistency.parse()?).await?;
+    let record = found.map(|vertex| vertex.record().bytes().to_vec());
+    archive!(&ReadAnswer { record, freshness: freshness.into() }).map_err(internal)
 }
 
 fn malformed(error: rkyv::rancor::Error) -> Refusal {

@@ -20,7 +20,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::ids::VertexId;
+use crate::ids::{NodeId, VertexId};
+use crate::membership::Peer;
+use crate::membership::driver::Seen;
+use crate::router::consistency::Freshness;
 pub use crate::router::wire::{PUT_ROW_BYTES, ids, put_row, put_rows, refusal, refusal_of};
 
 /// Make vertices durable.
@@ -43,7 +46,10 @@ pub const OP_WATCH: u16 = 8;
 /// Ask the control plane, or what this node's groups look like; JSON both ways, see [`ClusterAsk`].
 pub const OP_CLUSTER: u16 = 9;
 /// What the node knows of the MCP servers behind it, as JSON.
-pub const OP_UPSTREAMS: u16 = 10;
+pub const OP_UPSTREAMS: u16 = 11;
+
+/// Read a vertex of which "not here" may be old; [`ReadRequest`] and [`ReadAnswer`].
+pub const OP_READ: u16 = 10;
 
 /// What a person asks of the cluster through a node.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,6 +62,59 @@ pub enum ClusterAsk {
     },
     /// This node: what its groups look like.
     Groups,
+    /// This node: how the members are, as it has heard; [`HealthRow`]s.
+    Health,
+}
+
+/// How a member is, as the node that is asked has heard.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct HealthRow {
+    /// The member.
+    pub node: u64,
+    /// healthy, suspect or down.
+    pub health: String,
+    /// For how long, in milliseconds.
+    pub for_ms: u64,
+    /// What it said of itself last.
+    pub load: Option<LoadRow>,
+}
+
+/// How busy a member said to be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LoadRow {
+    /// When, milliseconds ago.
+    pub heard_ms_ago: u64,
+    /// Thousandths of its processors in use.
+    pub cpu_permille: u16,
+    /// Messages in the fullest inbox of its cores.
+    pub inbox_depth: u32,
+    /// Mean time of its commit rounds' syncs, in microseconds.
+    pub commit_latency_us: u32,
+    /// The version it runs.
+    pub build: String,
+    /// The newest topology it knows.
+    pub epoch: u64,
+}
+
+impl HealthRow {
+    /// Rows of what was seen.
+    pub fn of(seen: &Seen) -> Vec<Self> {
+        let peers = seen.view.iter().flat_map(|view| view.peers());
+        let row = |(node, peer): (NodeId, &Peer)| Self {
+            node: node.0,
+            health: peer.health.word().to_owned(),
+            for_ms: seen.now_ms.saturating_sub(peer.since_ms),
+            load: peer.load.map(|(load, heard_ms)| LoadRow {
+                heard_ms_ago: seen.now_ms.saturating_sub(heard_ms),
+                cpu_permille: load.cpu_permille,
+                inbox_depth: load.inbox_depth,
+                commit_latency_us: load.commit_latency_us,
+                build: format!("{}.{}.{}", load.build.major, load.build.minor, load.build.patch),
+                epoch: load.epoch.0,
+            }),
+        };
+        peers.map(row).collect()
+    }
 }
 
 /// Bit of the put options: accept vertices whose parents are not here.
@@ -163,6 +222,8 @@ pub enum RefRequest {
     Get {
         /// Its name.
         name: String,
+        /// How new the answer must be: linearizable (or empty), bounded:MILLISECONDS, any.
+        consistency: String,
     },
     /// Move one.
     Set {
@@ -187,6 +248,8 @@ pub enum RefRequest {
         after: String,
         /// At most so many.
         limit: u32,
+        /// As for one.
+        consistency: String,
     },
     /// The latest moves.
     Log {
@@ -194,6 +257,8 @@ pub enum RefRequest {
         name: String,
         /// At most so many.
         limit: u32,
+        /// As for one.
+        consistency: String,
     },
 }
 
@@ -234,11 +299,63 @@ pub enum RefAnswer {
         row: RefRow,
         /// "Not older than this".
         token: String,
+        /// Of a read: how new it is.
+        freshness: Option<FreshnessRow>,
     },
     /// Several.
-    List(Vec<RefRow>),
-    /// Moves, newest first.
-    Log(Vec<RefLogRow>),
+    List {
+        /// In the order of their names.
+        rows: Vec<RefRow>,
+        /// How new they are.
+        freshness: FreshnessRow,
+    },
+    /// Moves.
+    Log {
+        /// Newest first.
+        rows: Vec<RefLogRow>,
+        /// How new they are.
+        freshness: FreshnessRow,
+    },
+}
+
+/// How new an answer is.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct FreshnessRow {
+    /// Who answered: primary or replica.
+    pub answered: String,
+    /// How old the answer may be, in milliseconds; `None` from a replica that has not heard of its primary yet.
+    pub staleness_ms: Option<u64>,
+    /// The token up to which a replica's answer knows everything; empty when it is of several shards.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub applied: String,
+}
+
+impl From<Freshness> for FreshnessRow {
+    fn from(freshness: Freshness) -> Self {
+        Self {
+            answered: freshness.answered.word().to_owned(),
+            staleness_ms: freshness.staleness_ms,
+            applied: freshness.applied.map(|token| token.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Read a vertex.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Its id.
+    pub id: [u8; 32],
+    /// How new "not here" must be.
+    pub consistency: String,
+}
+
+/// A vertex that was read, or not here.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ReadAnswer {
+    /// Its record, as it is on disk.
+    pub record: Option<Vec<u8>>,
+    /// How new "not here" is.
+    pub freshness: FreshnessRow,
 }
 
 /// What a watcher is told.

@@ -7,6 +7,8 @@
 //! openraft counts log entries from 0, the log of this house from 1; the difference is made up in [`wire`] and [`store`] alone.
 
 mod network;
+mod office;
+mod pulse;
 mod serve;
 mod store;
 mod track;
@@ -153,6 +155,7 @@ pub struct Group {
     node: NodeId,
     raft: Raft<Types, store::Applier>,
     store: Rc<Store>,
+    office: Rc<office::Office>,
     /// Reads that asked a majority since start.
     read_rounds: Cell<u64>,
     /// A replica that answered within this time lives.
@@ -223,11 +226,13 @@ impl Group {
         };
         let config = Arc::new(config.validate().map_err(|error| format!("timers: {error}"))?);
         let lately = Duration::from_millis(4 * timers.election_ms_max);
-        let network = network::Network { shard, peers };
+        let office = Rc::new(office::Office::new());
+        let network = network::Network { shard, peers, office: office.clone() };
         let applier = store::Applier { store: store.clone(), machine };
         let raft = Raft::new(node.0, config, network, store::Handle(store.clone()), applier).await;
         let raft = raft.map_err(|error| format!("shard {}: {error}", shard.0))?;
-        Ok(Rc::new(Self { shard, node, raft, store, read_rounds: Cell::new(0), lately }))
+        office.runs(raft.metrics());
+        Ok(Rc::new(Self { shard, node, raft, store, office, read_rounds: Cell::new(0), lately }))
     }
 
     /// Makes a new group with this node as its only voter; one that has entries already is left as it is.
@@ -262,6 +267,18 @@ impl Group {
             metrics.current_term
         };
         self.store.track().applied_term() == term
+    }
+
+    /// The last entry that this replica has applied, and for how long it may have missed what was committed since, in milliseconds.
+    /// `None`: it has not heard yet.
+    pub fn staleness_ms(&self) -> (LogIndex, Option<u64>) {
+        let applied = self.store.track().applied_index();
+        let staleness_ms = if self.is_ready_primary() {
+            self.office.majority_age_ms(self.store.track().applied_term()).map(|(age_ms, _)| age_ms)
+        } else {
+            self.office.pulse.borrow_mut().staleness_ms(self.office.now_ms(), applied)
+        };
+        (LogIndex(applied), staleness_ms)
     }
 
     /// Proposes records and waits until they are applied here. The index is that of their entry.

@@ -19,6 +19,7 @@ use openraft::raft::{
 use openraft::{AnyError, RaftNetworkFactory};
 use qmesh_net::wire::Lane;
 
+use super::office::Office;
 use super::{APPENDS_IN_FLIGHT_MAX, Types, wire};
 use crate::ids::{NodeId, ShardId};
 use crate::router::Peers;
@@ -35,12 +36,14 @@ const APPEND_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Network {
     pub(super) shard: ShardId,
     pub(super) peers: Rc<dyn Peers>,
+    pub(super) office: Rc<Office>,
 }
 
 /// One of them.
 pub(super) struct Replica {
     shard: ShardId,
     peers: Rc<dyn Peers>,
+    office: Rc<Office>,
     node: NodeId,
 }
 
@@ -48,13 +51,24 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Replica;
 
     async fn new_client(&mut self, node: u64, (): &()) -> Replica {
-        Replica { shard: self.shard, peers: self.peers.clone(), node: NodeId(node) }
+        Replica { shard: self.shard, peers: self.peers.clone(), office: self.office.clone(), node: NodeId(node) }
     }
 }
 
 impl Replica {
     fn ask(&self, lane: Lane, operation: u16, body: Bytes, limit: Duration) -> crate::router::PeerAnswer {
         self.peers.call(self.node, lane, operation, body, limit)
+    }
+
+    /// The bytes of an append request, with the stamp of the replica that it goes to.
+    fn append_body(&self, request: &AppendEntriesRequest<Types>) -> Bytes {
+        wire::append_request(self.shard, request, self.office.echo(self.node, request))
+    }
+
+    fn parse_append_answer(&self, body: &[u8]) -> Result<AppendEntriesResponse<Types>, wire::Malformed> {
+        let answer = wire::parse_append_answer(body)?;
+        self.office.pulse.borrow_mut().heard(self.node.0, wire::stamp(body)?);
+        Ok(answer)
     }
 }
 
@@ -90,9 +104,9 @@ impl RaftNetworkV2<Types> for Replica {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let body = wire::append_request(self.shard, &request);
+        let body = self.append_body(&request);
         let answer = self.ask(lane(&request, &mut false), OP_RAFT_APPEND, body, limit(&request, &option)).await;
-        answered(answer, wire::parse_append_answer)
+        answered(answer, |body| self.parse_append_answer(body))
     }
 
     fn stream_append<'s, S>(
@@ -109,10 +123,10 @@ impl RaftNetworkV2<Types> for Replica {
             .map(move |request| {
                 let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
                 let previous = request.prev_log_id;
-                let body = wire::append_request(replica.shard, &request);
+                let body = replica.append_body(&request);
                 let answer =
                     replica.ask(lane(&request, &mut follows_entries), OP_RAFT_APPEND, body, limit(&request, &option));
-                async move { (previous, last, answered(answer.await, wire::parse_append_answer)) }
+                async move { (previous, last, answered(answer.await, |body| replica.parse_append_answer(body))) }
             })
             .buffered(APPENDS_IN_FLIGHT_MAX);
         // What comes behind the first that was not taken whole is void: openraft begins again from what matched.

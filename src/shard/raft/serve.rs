@@ -44,6 +44,7 @@ impl Group {
     async fn serve_append(&self, body: &Bytes) -> Result<Bytes, Refusal> {
         // A body that is kept as entries must not keep its neighbours in the buffer that it came in.
         let request = wire::parse_append(body)?;
+        self.office.claimed(wire::stamp(body)?, &request);
         if !request.entries.is_empty() {
             self.store.has_room(body.len()).map_err(|error| match error {
                 AppendError::DiskFull => Refusal::new(Reason::DiskFull, "the replica's disk is full"),
@@ -54,7 +55,7 @@ impl Group {
             })?;
         }
         let answer = self.raft.append_entries(request).await;
-        answer.map(|answer| wire::append_answer(&answer)).map_err(ended)
+        answer.map(|answer| wire::append_answer(&answer, self.office.stamp())).map_err(ended)
     }
 }
 

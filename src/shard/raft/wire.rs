@@ -11,7 +11,8 @@
 //!   answer        0 u16 version, 2 u8 granted, 3 reserved (5), 8 vote (24), 32 last entry (16)
 //! hand-over       4 reserved (4), 8 vote (24), 32 last entry (16), 48 u64 to
 //!   answer        0 u16 version, 2 u8 outcome (0 taken, 1 another vote, 2 not synced), 3 reserved (5)
-//! vote            u64 term, u64 node, u8 committed, 7 reserved
+//! vote            u64 term, u64 node, u8 committed, 7 of a stamp; reserved everywhere but in append and its answer
+//! stamp           u40 moment in milliseconds, u16 life (see `pulse`); zeros are none, which is what an older build writes
 //! entry           u64 term, u64 index
 //! vote file       0 u16 version, 2 u16 shard, 4 u32 magic "QVOT", 8 vote (24), 32 u32 crc of bytes 0..32
 //! members         u16 version, u16 configs, u16 nodes, u16 reserved, then each config as u16 count and u64 each, then u64 nodes
@@ -28,6 +29,7 @@ use openraft::vote::RaftLeaderId as _;
 use openraft::{EntryPayload, LogId, Vote};
 use qmesh_storage::{Entry, Payload, Record, RecordError};
 
+use super::pulse::Stamp;
 use super::track::Membership;
 use super::{LeaderId, Proposal, Types};
 use crate::ids::ShardId;
@@ -39,6 +41,9 @@ const VERSION: u16 = 1;
 const VOTE_MAGIC: u32 = u32::from_le_bytes(*b"QVOT");
 const VOTE_FILE_BYTES: usize = 36;
 const APPEND_HEAD_BYTES: usize = 64;
+/// Where the stamp of an append and of its answer stands: behind the vote, in its last bytes.
+const STAMP_AT: usize = 25;
+const MOMENT_BYTES: usize = 5;
 /// Members of one group, voters and learners.
 pub const MEMBERS_MAX: usize = 64;
 
@@ -62,7 +67,7 @@ pub fn shard(body: &[u8]) -> Result<ShardId, Malformed> {
     Ok(ShardId(get(body, 2, 2)? as u16))
 }
 
-pub(super) fn append_request(shard: ShardId, request: &AppendEntriesRequest<Types>) -> Bytes {
+pub(super) fn append_request(shard: ShardId, request: &AppendEntriesRequest<Types>, echo: Stamp) -> Bytes {
     let entries: Vec<Entry> = request.entries.iter().map(|entry| sealed(shard, entry)).collect();
     let bytes = entries.iter().map(Entry::wire_bytes).sum::<usize>();
     let mut body = Vec::with_capacity(APPEND_HEAD_BYTES + bytes);
@@ -70,6 +75,7 @@ pub(super) fn append_request(shard: ShardId, request: &AppendEntriesRequest<Type
     put_vote(&mut body, &request.vote);
     put_log_id(&mut body, request.prev_log_id.as_ref());
     put_log_id(&mut body, request.leader_commit.as_ref());
+    put_stamp(&mut body, echo);
     entries.iter().for_each(|entry| entry.write(&mut body));
     Bytes::from(body)
 }
@@ -94,14 +100,22 @@ pub(super) fn parse_append(body: &Bytes) -> Result<AppendEntriesRequest<Types>, 
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }
 
-pub(super) fn append_answer(answer: &AppendEntriesResponse<Types>) -> Bytes {
+pub(super) fn append_answer(answer: &AppendEntriesResponse<Types>, stamp: Stamp) -> Bytes {
     let (outcome, vote, entry) = match answer {
         AppendEntriesResponse::Success => (0, None, None),
         AppendEntriesResponse::PartialSuccess(entry) => (1, None, entry.as_ref()),
         AppendEntriesResponse::Conflict => (2, None, None),
         AppendEntriesResponse::HigherVote(vote) => (3, Some(vote), None),
     };
-    answer_body(outcome, vote, entry)
+    let mut body = answer_body(outcome, vote, entry);
+    put_stamp(&mut body, stamp);
+    body.into()
+}
+
+/// The stamp of an append or of its answer.
+pub(super) fn stamp(body: &[u8]) -> Result<Stamp, Malformed> {
+    let life = get(body, STAMP_AT + MOMENT_BYTES, 2)? as u16;
+    Ok(Stamp { life, moment_ms: get(body, STAMP_AT, MOMENT_BYTES)? })
 }
 
 pub(super) fn parse_append_answer(body: &[u8]) -> Result<AppendEntriesResponse<Types>, Malformed> {
@@ -130,7 +144,7 @@ pub(super) fn parse_vote(body: &[u8]) -> Result<VoteRequest<Types>, Malformed> {
 }
 
 pub(super) fn vote_answer(answer: &VoteResponse<Types>) -> Bytes {
-    answer_body(u8::from(answer.vote_granted), Some(&answer.vote), answer.last_log_id.as_ref())
+    answer_body(u8::from(answer.vote_granted), Some(&answer.vote), answer.last_log_id.as_ref()).into()
 }
 
 pub(super) fn parse_vote_answer(body: &[u8]) -> Result<VoteResponse<Types>, Malformed> {
@@ -153,7 +167,7 @@ pub(super) fn parse_transfer(body: &[u8]) -> Result<TransferLeaderRequest<Types>
 
 /// The answer to a hand-over: taken, or the number of what is in its way.
 pub(super) fn transfer_answer(outcome: u8) -> Bytes {
-    answer_body(outcome, None, None)
+    answer_body(outcome, None, None).into()
 }
 
 pub(super) fn parse_transfer_answer(body: &[u8]) -> Result<u8, Malformed> {
@@ -287,7 +301,7 @@ fn head(body: &mut Vec<u8>, shard: ShardId, four: &[u8; 4]) {
     body.extend_from_slice(four);
 }
 
-fn answer_body(outcome: u8, vote: Option<&RaftVote>, entry: Option<&RaftLogId>) -> Bytes {
+fn answer_body(outcome: u8, vote: Option<&RaftVote>, entry: Option<&RaftLogId>) -> Vec<u8> {
     let mut body = Vec::with_capacity(48);
     body.extend_from_slice(&VERSION.to_le_bytes());
     body.extend_from_slice(&[outcome, 0, 0, 0, 0, 0]);
@@ -296,7 +310,12 @@ fn answer_body(outcome: u8, vote: Option<&RaftVote>, entry: Option<&RaftLogId>) 
         None => body.extend_from_slice(&[0; 24]),
     }
     put_log_id(&mut body, entry);
-    Bytes::from(body)
+    body
+}
+
+fn put_stamp(body: &mut [u8], stamp: Stamp) {
+    body[STAMP_AT..STAMP_AT + MOMENT_BYTES].copy_from_slice(&stamp.moment_ms.to_le_bytes()[..MOMENT_BYTES]);
+    body[STAMP_AT + MOMENT_BYTES..][..2].copy_from_slice(&stamp.life.to_le_bytes());
 }
 
 fn put_vote(body: &mut Vec<u8>, vote: &RaftVote) {

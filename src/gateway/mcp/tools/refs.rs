@@ -1,6 +1,6 @@
 //! Tools about refs: read, list, move.
 //!
-//! Promises: a read of one ref is linearizable; a move happens only from where its mover expected the ref.
+//! Promises: a read is linearizable unless an older one is asked for, and says how old it may be; a move happens only from where its mover expected the ref.
 //! Does not: move several refs at once.
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -11,10 +11,11 @@ use crate::dag::refs::{Expect, Position, RefMove, RefName};
 use crate::error::{Reason, Refusal};
 use crate::gateway::json::ref_log_row;
 use crate::gateway::mcp::page;
-use crate::gateway::quic::wire::{RefLogRow, RefRow};
+use crate::gateway::quic::wire::{FreshnessRow, RefLogRow, RefRow};
 use crate::gateway::{Context, now_ms};
 use crate::ids::Token;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX, REFLOG_ENTRIES_MAX};
+use crate::router::consistency::Consistency;
 
 /// `ref_get`
 pub(super) async fn get(context: &Context, raw: Option<&RawValue>) -> Outcome {
@@ -27,6 +28,8 @@ pub(super) async fn get(context: &Context, raw: Option<&RawValue>) -> Outcome {
         log: bool,
         limit: Option<usize>,
         cursor: Option<String>,
+        #[serde(default)]
+        consistency: String,
     }
     #[derive(Serialize)]
     struct One {
@@ -34,14 +37,17 @@ pub(super) async fn get(context: &Context, raw: Option<&RawValue>) -> Outcome {
         row: RefRow,
         #[serde(skip_serializing_if = "Option::is_none")]
         log: Option<Vec<RefLogRow>>,
+        freshness: FreshnessRow,
     }
     #[derive(Serialize)]
     struct Many {
         refs: Vec<RefRow>,
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<String>,
+        freshness: FreshnessRow,
     }
-    let Arguments { name, prefix, log, limit, cursor } = arguments(raw)?;
+    let Arguments { name, prefix, log, limit, cursor, consistency } = arguments(raw)?;
+    let consistency: Consistency = consistency.parse()?;
     let limit = limit.unwrap_or(PAGE_DEFAULT);
     if limit == 0 || PAGE_MAX < limit {
         return Err(Refusal::limit("limit (at least 1)", limit, PAGE_MAX, "refs"));
@@ -54,23 +60,25 @@ pub(super) async fn get(context: &Context, raw: Option<&RawValue>) -> Outcome {
             Some(cursor) => Some(page::after(&cursor).map_err(|fault| Refusal::bad_request(fault.message))?),
             None => None,
         };
-        let mut rows = context.router.ref_list(prefix.as_deref().unwrap_or_default(), after, limit + 1).await?;
+        let prefix = prefix.unwrap_or_default();
+        let (mut rows, freshness) = context.router.ref_list_with(&prefix, after, limit + 1, consistency).await?;
         let more = limit < rows.len();
         rows.truncate(limit);
         let cursor = rows.last().filter(|_| more).map(|(name, _)| page::cursor_after(name));
         let refs = rows.iter().map(|(name, position)| row(name, *position)).collect();
-        return Ok(written(&Many { refs, cursor }));
+        return Ok(written(&Many { refs, cursor, freshness: freshness.into() }));
     };
     if prefix.is_some() || cursor.is_some() {
         return Err(Refusal::bad_request("give name, or prefix and cursor, not both"));
     }
     let name: RefName = name.parse()?;
     let entries = match log {
-        true => context.router.ref_log(name.clone(), limit.min(REFLOG_ENTRIES_MAX)).await?,
+        true => context.router.ref_log(name.clone(), limit.min(REFLOG_ENTRIES_MAX), consistency).await?.0,
         false => None,
     };
     let entries = entries.map(|entries| entries.iter().map(ref_log_row).collect::<Vec<_>>());
-    let position = context.router.ref_get(name.clone()).await?.unwrap_or_default();
+    let (position, freshness) = context.router.ref_get_with(name.clone(), consistency).await?;
+    let position = position.unwrap_or_default();
     // A ref that was deleted still has its log.
     if position.at.is_none() && entries.is_none() {
         return Err(Refusal::new(
@@ -78,7 +86,7 @@ pub(super) async fn get(context: &Context, raw: Option<&RawValue>) -> Outcome {
             format!("no ref {name}; ref_get with a prefix lists what there is"),
         ));
     }
-    Ok(written(&One { row: row(&name, position), log: entries }))
+    Ok(written(&One { row: row(&name, position), log: entries, freshness: freshness.into() }))
 }
 
 /// `ref_set`

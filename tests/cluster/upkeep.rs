@@ -1,0 +1,139 @@
+//! What happens to members in the course of a cluster's life: they fall silent, and are restarted in turn under load.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::house::{Node, QMESH};
+use crate::stand::{Cluster, PATIENCE, alone, eventually, grows, pause, text};
+
+/// Within which a dead member of a small cluster is down for all, by the rhythm of the gossip; see `membership::Timing`.
+const DOWN_WITHIN: Duration = Duration::from_secs(10);
+/// What a machine that is busy with other things may add.
+const SLACK: Duration = Duration::from_secs(20);
+
+/// How a member is, as `node` has heard.
+fn health(node: &Node, name: &str) -> String {
+    let told = node.ok(&["cluster", "members", "-o", "ndjson"]);
+    let mut rows = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let row = rows.rfind(|row| row["name"] == name);
+    row.map_or_else(String::new, |row| row["health"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Waits for a member's health; the words that were seen on the way, in order, and the time it took.
+fn turns(node: &Node, name: &str, wanted: &str) -> (Vec<String>, Duration) {
+    let (started, mut seen) = (Instant::now(), Vec::<String>::new());
+    while seen.last().is_none_or(|last| last != wanted) {
+        assert!(started.elapsed() < PATIENCE, "{name} is {seen:?} for {PATIENCE:?}, not {wanted}");
+        let health = health(node, name);
+        if seen.last() != Some(&health) {
+            seen.push(health);
+        }
+        pause();
+    }
+    (seen, started.elapsed())
+}
+
+#[test]
+fn s5_1_9_a_silent_member_is_suspected_then_down_and_healthy_when_it_is_back() {
+    let _alone = alone();
+    let mut cluster = Cluster::of(3);
+    for name in ["n1", "n2", "n3"] {
+        turns(cluster.node(1), name, "healthy");
+    }
+    let told = cluster.node(1).ok(&["cluster", "members", "-o", "ndjson"]);
+    assert!(told.contains("\"cpu_permille\"") && told.contains(env!("CARGO_PKG_VERSION")), "{told}");
+    // Paused: it says nothing and is still there.
+    cluster.node(3).signal("-STOP");
+    let (seen, took) = turns(cluster.node(1), "n3", "down");
+    assert_eq!(seen, ["healthy", "suspect", "down"], "suspicion comes before the verdict");
+    assert!(took <= DOWN_WITHIN + SLACK, "down after {took:?}");
+    // Suspicion removes nothing: it is a member, and a voter.
+    let members = cluster.node(1).ok(&["cluster", "members", "-o", "ndjson"]);
+    assert!(
+        members.lines().filter(|line| line.contains("\"n3\"")).all(|line| line.contains("\"active\"")),
+        "{members}"
+    );
+    cluster.node(3).signal("-CONT");
+    let (_, back) = turns(cluster.node(1), "n3", "healthy");
+    turns(cluster.node(3), "n1", "healthy");
+    // Killed, and started again as another life of the same member.
+    cluster.members[2].kill();
+    let (_, killed) = turns(cluster.node(1), "n3", "down");
+    assert!(killed <= DOWN_WITHIN + SLACK, "down after {killed:?}");
+    cluster.members[2].start();
+    let (_, again) = turns(cluster.node(1), "n3", "healthy");
+    // Who says good-bye is not suspected first.
+    let stopped = cluster.members[2].node.take().unwrap();
+    assert_eq!(stopped.stop(), Some(0));
+    let (seen, _) = turns(cluster.node(1), "n3", "down");
+    println!(
+        "paused: down after {took:?}, healthy {back:?} after it went on; killed: down after {killed:?}, healthy {again:?} after its start; stopped: {seen:?}"
+    );
+}
+
+/// A put after the other, until one fails: then the process has ended.
+struct OneByOne(Vec<Child>);
+
+impl OneByOne {
+    fn on(node: &Node, notes: &Path, count: usize) -> Self {
+        let start = |_| {
+            Command::new(QMESH)
+                .args(["bench", "acknowledged", "--seconds", "600", "--in-flight", "1", "--append", &text(notes)])
+                .env("QMESH_NODE", node.quic().to_string())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        Self((0..count).map(start).collect())
+    }
+
+    /// Panics when a request has failed since the start.
+    fn none_failed(&mut self, when: &str) {
+        for child in &mut self.0 {
+            assert!(child.try_wait().unwrap().is_none(), "a request failed while {when}");
+        }
+    }
+}
+
+impl Drop for OneByOne {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn s1_2_9_members_are_restarted_in_turn_and_no_request_fails() {
+    let _alone = alone();
+    let mut cluster = Cluster::of(3);
+    let notes = cluster.notes();
+    fs::write(&notes, "").unwrap();
+    for turn in 0..3 {
+        let (own, witness) = (turn, (turn + 1) % 3);
+        let name = cluster.members[own].name.clone();
+        let mut load = OneByOne::on(cluster.members[witness].node(), &notes, 4);
+        grows(&notes, 65 * 32);
+        cluster.members[witness].node().ok(&["cluster", "drain", &name]);
+        let number = own as u64 + 1;
+        eventually(cluster.members[witness].node(), |status| {
+            status["groups"].as_array().unwrap().iter().all(|group| group["primary"] != number)
+        });
+        assert_eq!(cluster.members[own].node.take().unwrap().stop(), Some(0));
+        load.none_failed(&format!("{name} was drained and stopped"));
+        grows(&notes, 65 * 32);
+        cluster.members[own].start();
+        cluster.members[witness].node().ok(&["cluster", "undrain", &name]);
+        cluster.settles(3);
+        load.none_failed(&format!("{name} came back"));
+        drop(load);
+    }
+    for member in &cluster.members {
+        let told = member.node().ok(&["bench", "acknowledged", "--verify", &text(&notes)]);
+        assert!(told.ends_with(", 0 lost"), "{}: {told}", member.name);
+    }
+}
