@@ -47,7 +47,8 @@ fn s5_1_9_a_silent_member_is_suspected_then_down_and_healthy_when_it_is_back() {
     // Paused: it says nothing and is still there.
     cluster.node(3).signal("-STOP");
     let (seen, took) = turns(cluster.node(1), "n3", "down");
-    assert_eq!(seen, ["healthy", "suspect", "down"], "suspicion comes before the verdict");
+    // It may be suspected and believed again on a busy machine before that.
+    assert!(seen.ends_with(&["suspect".to_owned(), "down".to_owned()]), "suspicion comes before the verdict: {seen:?}");
     assert!(took <= DOWN_WITHIN + SLACK, "down after {took:?}");
     // Suspicion removes nothing: it is a member, and a voter.
     let members = cluster.node(1).ok(&["cluster", "members", "-o", "ndjson"]);
