@@ -57,7 +57,7 @@ pub(super) fn page(context: &Context, list: &Merged, id: &str, cursor: Option<&s
     let own = own.map(|row| (row[list.key].as_str().unwrap_or_default(), Cow::Owned(row.to_string())));
     let mut rows: Vec<(&str, Cow<'_, str>)> =
         own.chain(theirs.iter().map(|row| (row.key.as_str(), Cow::Borrowed(row.json.as_str())))).collect();
-    rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+    rows.sort_by_key(|(name, _)| *name);
     rows.retain(|(name, _)| after.as_deref().is_none_or(|after| after < *name));
     let more = PAGE_ROWS < rows.len();
     rows.truncate(PAGE_ROWS);

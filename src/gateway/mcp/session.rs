@@ -207,8 +207,8 @@ pub(super) fn listen(context: &Context, session: Session) -> Result<Response, Fa
 /// `None` when the listener has gone.
 async fn tell(context: &Context, session: &Session, mut sender: BodySender) -> Option<()> {
     let (pass, mut messages) = mpsc::channel::<Bytes>(MESSAGES_MAX);
-    for held in session.held.iter().cloned() {
-        let (context, session, pass) = (context.clone(), session.clone(), pass.clone());
+    for held in session.held.iter() {
+        let (context, session, pass, held) = (context.clone(), session.clone(), pass.clone(), held.clone());
         runtime::spawn(async move {
             let Some(mut told) = context.upstreams.told_in(&held).await else { return };
             loop {

@@ -262,9 +262,9 @@ pub(crate) fn fits(template: &str, uri: &str) -> bool {
         let query = expression.starts_with(['?', '&']);
         let reserved = query || expression.starts_with(['+', '#', '/']);
         let mut open = false;
-        for at in 0..=uri.len() {
-            open |= places[at] && (!query || matches!(uri.get(at), Some(b'?' | b'&')));
-            places[at] |= open;
+        for (at, place) in places.iter_mut().enumerate() {
+            open |= *place && (!query || matches!(uri.get(at), Some(b'?' | b'&')));
+            *place |= open;
             open &= reserved || uri.get(at) != Some(&b'/');
         }
         rest = after;

@@ -4,7 +4,7 @@
 //! what it offered last; one server never waits for another.
 //! Does not: carry calls of clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,10 +83,10 @@ async fn follow(folder: PathBuf, publish: watch::Sender<Arc<Federation>>) {
                 followed.retain(kept);
                 changed |= followed.len() != before;
                 for (name, upstream) in good {
-                    if !followed.contains_key(&name) {
+                    if let btree_map::Entry::Vacant(place) = followed.entry(name) {
                         generation += 1;
-                        tracing::info!(upstream = name, "an upstream is declared");
-                        followed.insert(name, follow_one(upstream, generation, tell.clone()));
+                        tracing::info!(upstream = place.key(), "an upstream is declared");
+                        place.insert(follow_one(upstream, generation, tell.clone()));
                         changed = true;
                     }
                 }

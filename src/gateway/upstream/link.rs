@@ -102,6 +102,7 @@ impl Broken {
 }
 
 /// A way to a server.
+#[expect(clippy::large_enum_variant, reason = "a core has one for each declared server, for as long as it is declared")]
 pub(crate) enum Link {
     /// Streamable HTTP.
     Http(HttpLink),
