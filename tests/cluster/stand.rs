@@ -78,25 +78,33 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until every group has `voters` voters and a primary, and every member that lives has applied what is committed.
+    /// Waits until every group has `voters` voters and a primary, and every member that lives has applied what was committed when
+    /// this was asked: under load more is committed all the time.
     pub(crate) fn settles(&self, voters: usize) {
         let until = Instant::now() + PATIENCE;
         let mut told = String::new();
+        let mut wanted: Option<Vec<u64>> = None;
         while Instant::now() < until {
             let asked = self.living().next().expect("a member that lives").run(&["cluster", "status", "-o", "json"]);
             told = String::from_utf8_lossy(&asked.stdout).into_owned() + &String::from_utf8_lossy(&asked.stderr);
             let status: serde_json::Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
             let groups = status["groups"].as_array().cloned().unwrap_or_default();
             let living = self.living().count();
-            let is_settled = |group: &serde_json::Value| {
-                let applied = group["applied"].as_object().unwrap();
+            let stands = |group: &serde_json::Value| {
                 group["voters"].as_array().unwrap().len() == voters
                     && !group["primary"].is_null()
-                    && applied.len() == living
-                    && applied.values().all(|index| *index == group["committed"])
+                    && group["applied"].as_object().unwrap().len() == living
             };
-            if groups.len() == 5 && groups.iter().all(is_settled) {
-                return;
+            if groups.len() == 5 && groups.iter().all(stands) {
+                let committed = || groups.iter().map(|group| group["committed"].as_u64().unwrap_or_default()).collect();
+                let wanted = wanted.get_or_insert_with(committed);
+                let has = |(group, wanted): (&serde_json::Value, &u64)| {
+                    let applied = group["applied"].as_object().unwrap();
+                    applied.values().all(|index| index.as_u64().is_some_and(|index| *wanted <= index))
+                };
+                if groups.iter().zip(wanted.iter()).all(has) {
+                    return;
+                }
             }
             pause();
         }

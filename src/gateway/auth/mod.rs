@@ -108,11 +108,13 @@ impl Authentication {
         // The keys may be here and this core not have seen it yet; otherwise the issuer may have new ones.
         for asks in [false, true] {
             let Err(BearerError::Key { issuer } | BearerError::KeysUnknown { issuer }) = outcome else { break };
-            if !asks || issuers.refetched(issuer).await {
-                known = issuers.now();
-                self.known.replace(known.clone());
-                outcome = self.verify_with(token, &known);
+            if asks {
+                // Even when nothing new is expected: a fetch may have ended since we looked.
+                issuers.refetched(issuer).await;
             }
+            known = issuers.now();
+            self.known.replace(known.clone());
+            outcome = self.verify_with(token, &known);
         }
         let principal = Arc::new(outcome?);
         let verified = Verified { principal: principal.clone(), version: known.version };
