@@ -302,12 +302,14 @@ fn s6_1_10_a_remembered_token_ends_when_it_says() {
         match status {
             200 => assert!(before < ends, "taken at {before}, ends at {ends}"),
             status => {
-                assert_eq!(status, 401);
+                assert_eq!(status, 401, "after {passed} that passed");
                 assert!(ends <= now_s(), "refused too early");
                 break;
             }
         }
         passed += 1;
+        // A loop without a pause comes near the rate of one caller.
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert!(0 < passed);
 }
