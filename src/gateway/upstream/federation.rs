@@ -14,10 +14,13 @@ use serde_json::value::RawValue;
 
 use super::link::Spoken;
 use super::stdio::StdioLink;
-use crate::config::upstream::{Upstream, UpstreamError};
+use crate::config::upstream::{SEPARATOR, Upstream, UpstreamError};
 
 /// Rows of one list of one server.
 pub(crate) const ROWS_MAX: usize = 4096;
+
+/// Prefixes of one name: gateways behind gateways. A circle of them would name its tools without end.
+const PREFIXES_MAX: usize = 4;
 
 /// A row of a list, as its server gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +122,9 @@ impl Federation {
                 }
                 let alias = rule.and_then(|rule| rule.alias.clone());
                 let public = alias.unwrap_or_else(|| format!("{}{}", upstream.prefix, listed.key));
+                if is_too_deep(&public) {
+                    continue;
+                }
                 if taken(&public) || federation.tools_by_name.contains_key(&public) {
                     federation.collisions.push(format!("tool {public} of {}", upstream.name));
                     continue;
@@ -130,6 +136,9 @@ impl Federation {
             }
             for listed in &lists.prompts {
                 let public = format!("{}{}", upstream.prefix, listed.key);
+                if is_too_deep(&public) {
+                    continue;
+                }
                 if federation.prompts_by_name.contains_key(&public) {
                     federation.collisions.push(format!("prompt {public} of {}", upstream.name));
                     continue;
@@ -148,6 +157,10 @@ impl Federation {
                 federation.resources.push(Row { key: listed.key.clone(), json: listed.json.clone() });
             }
             for listed in &lists.templates {
+                if federation.templates_of.iter().any(|(known, _)| *known == listed.key) {
+                    federation.collisions.push(format!("template {} of {}", listed.key, upstream.name));
+                    continue;
+                }
                 federation.templates_of.push((listed.key.clone(), at));
                 federation.templates.push(Row { key: listed.key.clone(), json: listed.json.clone() });
             }
@@ -198,6 +211,11 @@ pub(crate) struct Differs {
     pub(crate) tools: bool,
     pub(crate) prompts: bool,
     pub(crate) resources: bool,
+}
+
+/// Whether a name went through more gateways than one may have, as those of a circle do.
+fn is_too_deep(public: &str) -> bool {
+    PREFIXES_MAX < public.matches(SEPARATOR).count()
 }
 
 /// A row under another name.
@@ -299,6 +317,23 @@ mod tests {
         assert_eq!(federation.collisions, ["tool dag_get of a", "tool look of b"]);
         assert_eq!(federation.tool("b__z").map(|place| (place.entry, place.own.as_str())), Some((1, "z")));
         assert_eq!(federation.tools[0].json, "{\"inputSchema\":{\"maximum\":1.10},\"name\":\"b__z\"}");
+    }
+
+    #[test]
+    fn s3_1_1_a_circle_of_gateways_ends() {
+        // A gateway behind itself: what it offered is what it is asked about next.
+        let mut offered = vec!["t".to_owned()];
+        for _ in 0..10 {
+            let tools: Vec<&str> = offered.iter().map(String::as_str).collect();
+            let mut entry = entry("me", "", &tools);
+            let template = Listed { key: "x://{a}".to_owned(), json: "{\"uriTemplate\":\"x://{a}\"}".to_owned() };
+            let lists = Lists { templates: vec![template; 2], ..(*entry.known.lists).clone() };
+            entry.known.lists = Arc::new(lists);
+            let federation = Federation::of(vec![entry], Vec::new(), |_| false);
+            assert_eq!(federation.templates.len(), 1);
+            offered = std::iter::once("t".to_owned()).chain(federation.tools.into_iter().map(|row| row.key)).collect();
+        }
+        assert_eq!(offered.len(), 1 + PREFIXES_MAX);
     }
 
     #[test]
