@@ -65,6 +65,20 @@ pub struct Membership {
     pub contacts: Vec<SocketAddr>,
     /// Whether it forms the cluster.
     pub is_first: bool,
+    /// Slots of the cluster.
+    #[serde(default = "slots_default")]
+    pub slots: u16,
+    /// Shards of the cluster.
+    #[serde(default = "shards_default")]
+    pub shards: u16,
+}
+
+fn slots_default() -> u16 {
+    SLOTS_DEFAULT
+}
+
+fn shards_default() -> u16 {
+    SHARDS_DEFAULT
 }
 
 /// Why a node has no place in a cluster.
@@ -215,6 +229,7 @@ pub fn init(
     cluster_name: &str,
     domain: &str,
     region: &str,
+    shards: u16,
 ) -> Result<(Membership, Fingerprint), ClusterError> {
     let text = |error: &dyn std::fmt::Display| ClusterError::Text(error.to_string());
     let (name, region): (Name, Name) = (new.name.parse().map_err(|e| text(&e))?, region.parse().map_err(|e| text(&e))?);
@@ -242,6 +257,9 @@ pub fn init(
         mesh: new.mesh,
         contacts: Vec::new(),
         is_first: true,
+        // A shard has a slot at least.
+        slots: SLOTS_DEFAULT.max(shards.next_power_of_two()),
+        shards,
     };
     // Last: it is what makes the directory a node.
     membership.write(&new.data)?;
@@ -264,12 +282,6 @@ pub async fn join(new: &NewNode, at: SocketAddr, token: &JoinToken) -> Result<Me
     let about = to_json(&says).map_err(ClusterError::Answer)?;
     let joined = join_cluster(at, token, about.to_vec(), ClientOptions::default()).await?;
     let told: JoinerTold = from_json("what the cluster told", &joined.about).map_err(ClusterError::Answer)?;
-    if (told.slots, told.shards) != (SLOTS_DEFAULT, SHARDS_DEFAULT) {
-        return Err(ClusterError::Text(format!(
-            "the cluster has {} slots in {} shards, this build makes {SLOTS_DEFAULT} in {SHARDS_DEFAULT}",
-            told.slots, told.shards
-        )));
-    }
     keep_identity(&new.data, &joined.leaf, &joined.authority)?;
     if let Some(key) = &told.authority_key {
         keep_authority(&new.data, key, &joined.authority)?;
@@ -287,6 +299,8 @@ pub async fn join(new: &NewNode, at: SocketAddr, token: &JoinToken) -> Result<Me
         mesh: new.mesh,
         contacts,
         is_first: false,
+        slots: told.slots,
+        shards: told.shards,
     };
     membership.write(&new.data)?;
     Ok(membership)
