@@ -140,7 +140,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
                 membership,
                 states,
                 tell,
-                rumours: super::takes_part::Rumours::new(rumours),
+                rumours: super::takes_part::Rumours::new(rumours, super::cluster::next_generation(&options.data)?),
                 timers: {
                     let (heartbeat_ms, election_ms_min, election_ms_max) = resolved.consensus_ms;
                     crate::shard::raft::Timers { heartbeat_ms, election_ms_min, election_ms_max, ..Default::default() }

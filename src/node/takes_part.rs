@@ -72,14 +72,14 @@ pub(super) struct Rumours {
     hear: mpsc::Sender<Heard>,
     heard: Arc<Mutex<Option<mpsc::Receiver<Heard>>>>,
     told: watch::Sender<Arc<Seen>>,
-    started_ms: u64,
+    generation: u64,
 }
 
 impl Rumours {
-    /// Rumours that end in `told`.
-    pub(super) fn new(told: watch::Sender<Arc<Seen>>) -> Self {
+    /// Rumours that end in `told`, about a node in its `generation`.
+    pub(super) fn new(told: watch::Sender<Arc<Seen>>, generation: u64) -> Self {
         let (hear, heard) = mpsc::channel(HEARD_MAX);
-        Self { hear, heard: Arc::new(Mutex::new(Some(heard))), told, started_ms: now_ms() }
+        Self { hear, heard: Arc::new(Mutex::new(Some(heard))), told, generation }
     }
 }
 
@@ -182,7 +182,7 @@ impl Part {
     ) -> driver::Parts {
         let (membership, states) = (&self.parts.membership, self.parts.states.clone());
         let own =
-            Identity { node: membership.id(), generation: self.parts.rumours.started_ms, address: membership.mesh };
+            Identity { node: membership.id(), generation: self.parts.rumours.generation, address: membership.mesh };
         let pool = self.pool.clone();
         let mut busy = Busy::new(host.clone(), shared.clone(), states.clone());
         driver::Parts {
