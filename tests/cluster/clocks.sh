@@ -19,6 +19,7 @@ faketime=$(library)
 work=$(mktemp -d)
 declare -A process=() writer=() address=()
 cleanup() {
+    set +e
     {
         for running in "${process[@]}" "${writer[@]}"; do kill -9 "$running" && wait "$running"; done
     } 2>/dev/null

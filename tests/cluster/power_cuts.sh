@@ -23,6 +23,7 @@ work=$(mktemp -d)
 members=(1 2 3)
 declare -A process=() writer=() address=()
 cleanup() {
+    set +e
     for running in "${process[@]}" "${writer[@]}"; do kill -9 "$running" 2>/dev/null; done
     pkill -9 -P $$ 2>/dev/null
     for member in "${members[@]}"; do
