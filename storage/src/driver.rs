@@ -156,6 +156,7 @@ impl Driver {
             self.start_rounds();
             self.start_chores();
             let closing = self.core.state.borrow().phase == Phase::Closing;
+            self.core.pace.hurry(closing || self.ahead.is_empty());
             if closing && self.flights.is_empty() && self.chores.is_empty() {
                 return self.close().await;
             }
@@ -305,6 +306,7 @@ impl Driver {
                 state.stats.records_committed += records;
                 state.stats.bytes += flight.bytes as u64;
                 state.stats.bytes_committed += flight.bytes as u64;
+                self.core.pace.earn(flight.bytes as u64);
             }
             for entry in &flight.entries {
                 let Entry { shard, term, index, frame, frame_bytes, ref locations } = *entry;
@@ -424,7 +426,7 @@ pub(crate) async fn prepare(core: &Core, sequence: u32) -> io::Result<Rc<dyn Dis
     let segment_bytes = core.options.segment_bytes;
     let head = SegmentHeader { log: core.name, sequence, segment_bytes: segment_bytes as u32 }.encode();
     let path = core.path(&wire::segment_name(sequence));
-    core.disk.prepare(&path, head, segment_bytes).await?;
+    core.disk.prepare(&path, head, segment_bytes, core.pace.clone()).await?;
     core.disk.open(&path).await
 }
 
@@ -432,7 +434,8 @@ pub(crate) async fn seal(core: &Core, book: &Book) -> io::Result<()> {
     let hint = book.hint_file(core.name);
     let hint_sum = *blake3::hash(&hint).as_bytes();
     core.disk.replace(&core.path(&wire::hint_name(book.segment)), hint).await?;
-    let content = core.disk.digest(&core.path(&wire::segment_name(book.segment)), u64::from(book.end)).await?;
+    let content =
+        core.disk.digest(&core.path(&wire::segment_name(book.segment)), u64::from(book.end), core.pace.clone()).await?;
     let seal = book.seal(core.name, content, hint_sum).encode();
     core.disk.replace(&core.path(&wire::seal_name(book.segment)), seal).await
 }

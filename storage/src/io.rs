@@ -19,11 +19,13 @@ mod transfer;
 pub mod uring;
 
 use crate::buffer::AlignedBuffer;
+use crate::pace::Pace;
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use files::{Lock, identity};
@@ -39,8 +41,9 @@ pub trait Disk {
     /// Names of the files in `directory`, in no order; makes the directory when it is missing.
     fn list(&self, directory: &Path) -> LocalFuture<io::Result<Vec<String>>>;
 
-    /// Makes `path` with `head` and then zeros, `bytes` in all, written and synced before it is visible under its name.
-    fn prepare(&self, path: &Path, head: AlignedBuffer, bytes: u64) -> LocalFuture<io::Result<()>>;
+    /// Makes `path` with `head` and then zeros, `bytes` in all, written and synced before it is visible under its name; no faster than
+    /// `pace` permits.
+    fn prepare(&self, path: &Path, head: AlignedBuffer, bytes: u64, pace: Arc<Pace>) -> LocalFuture<io::Result<()>>;
 
     /// Puts `content` under `path`, durable, all or nothing.
     fn replace(&self, path: &Path, content: Vec<u8>) -> LocalFuture<io::Result<()>>;
@@ -48,8 +51,8 @@ pub trait Disk {
     /// The whole content of a small file.
     fn load(&self, path: &Path) -> LocalFuture<io::Result<Vec<u8>>>;
 
-    /// BLAKE3 of the first `bytes` of a file, away from the core's loop.
-    fn digest(&self, path: &Path, bytes: u64) -> LocalFuture<io::Result<[u8; 32]>>;
+    /// BLAKE3 of the first `bytes` of a file, away from the core's loop; no faster than `pace` permits.
+    fn digest(&self, path: &Path, bytes: u64, pace: Arc<Pace>) -> LocalFuture<io::Result<[u8; 32]>>;
 
     /// Removes a file; one that is not there is no error.
     fn remove(&self, path: &Path) -> LocalFuture<io::Result<()>>;

@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod io;
 mod log;
 mod open;
+mod pace;
 pub mod record;
 mod scan;
 mod scrub;
@@ -31,5 +32,6 @@ pub use log::{
     ReplayedEntry,
 };
 pub use open::{Cut, OpenError, Opened, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, ShardTail};
+pub use pace::Pace;
 pub use record::{RECORD_BYTES_MAX, Record, RecordError};
 pub use scrub::{Damage, ScrubReport};

@@ -8,6 +8,7 @@ use crate::driver::Driver;
 use crate::entry::Entry;
 use crate::gather::{Gather, Space};
 use crate::io::{Disk, DiskFile, Lock};
+use crate::pace::Pace;
 use crate::record::{self, RECORD_ALIGN, RECORD_HEADER_BYTES, Record, RecordError};
 use crate::signal::Signal;
 use crate::wire::{self, Position, WireError};
@@ -19,6 +20,7 @@ use std::future::poll_fn;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 /// Bytes of the first read of a record; a longer one takes a second read.
@@ -251,6 +253,7 @@ pub(crate) struct Core {
     pub(crate) name: [u8; 16],
     pub(crate) state: RefCell<State>,
     pub(crate) work: Signal,
+    pub(crate) pace: Arc<Pace>,
 }
 
 pub(crate) struct State {

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A segment takes at least and at most so many bytes.
 pub const SEGMENT_BYTES_MIN: u64 = 32 << 10;
@@ -200,6 +201,7 @@ pub(crate) async fn open(
         name,
         state: RefCell::new(state),
         work: Signal::default(),
+        pace: Arc::default(),
     };
     let mut opening = Opening {
         core,

@@ -141,7 +141,7 @@ fn s1_1_9_every_disk_says_that_a_file_is_not_there_and_where_one_ends() {
         assert_eq!(disk.open(&path).await.err().unwrap().kind(), std::io::ErrorKind::NotFound);
         let mut head = qmesh_storage::AlignedBuffer::new();
         head.resize(BLOCK as usize, 7);
-        disk.prepare(&path, head.clone(), 4 * BLOCK).await.unwrap();
+        disk.prepare(&path, head.clone(), 4 * BLOCK, Default::default()).await.unwrap();
         let file = disk.open(&path).await.unwrap();
         assert_eq!(file.bytes(), 4 * BLOCK);
         // More at once than the storage thread runs.

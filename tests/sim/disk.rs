@@ -84,8 +84,14 @@ impl Disk for PacedDisk {
         self.later(self.disk.list(directory))
     }
 
-    fn prepare(&self, path: &Path, head: AlignedBuffer, bytes: u64) -> LocalFuture<io::Result<()>> {
-        after(self.pace.of_sync(), self.disk.prepare(path, head, bytes))
+    fn prepare(
+        &self,
+        path: &Path,
+        head: AlignedBuffer,
+        bytes: u64,
+        permits: std::sync::Arc<qmesh_storage::Pace>,
+    ) -> LocalFuture<io::Result<()>> {
+        after(self.pace.of_sync(), self.disk.prepare(path, head, bytes, permits))
     }
 
     fn replace(&self, path: &Path, content: Vec<u8>) -> LocalFuture<io::Result<()>> {
@@ -96,8 +102,13 @@ impl Disk for PacedDisk {
         self.later(self.disk.load(path))
     }
 
-    fn digest(&self, path: &Path, bytes: u64) -> LocalFuture<io::Result<[u8; 32]>> {
-        self.later(self.disk.digest(path, bytes))
+    fn digest(
+        &self,
+        path: &Path,
+        bytes: u64,
+        permits: std::sync::Arc<qmesh_storage::Pace>,
+    ) -> LocalFuture<io::Result<[u8; 32]>> {
+        self.later(self.disk.digest(path, bytes, permits))
     }
 
     fn remove(&self, path: &Path) -> LocalFuture<io::Result<()>> {

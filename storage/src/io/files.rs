@@ -3,6 +3,7 @@
 //! Promises: what it makes visible under a name was synced before. Does not: run on a core's loop.
 
 use crate::buffer::{AlignedBuffer, BLOCK_BYTES, zeroed};
+use crate::pace::Pace;
 use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read};
@@ -64,9 +65,9 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-pub(super) fn prepare(path: &Path, head: &AlignedBuffer, bytes: u64, direct: bool) -> io::Result<()> {
+pub(super) fn prepare(path: &Path, head: &AlignedBuffer, bytes: u64, direct: bool, pace: &Pace) -> io::Result<()> {
     let temporary = temporary_name(path);
-    let made = fill(&temporary, head, bytes, direct).and_then(|()| publish(&temporary, path));
+    let made = fill(&temporary, head, bytes, direct, pace).and_then(|()| publish(&temporary, path));
     if made.is_err() {
         // The half-made file holds space that a full disk needs back; the error that is returned is the first one.
         let _ = std::fs::remove_file(&temporary);
@@ -74,7 +75,7 @@ pub(super) fn prepare(path: &Path, head: &AlignedBuffer, bytes: u64, direct: boo
     made
 }
 
-fn fill(path: &Path, head: &AlignedBuffer, bytes: u64, direct: bool) -> io::Result<()> {
+fn fill(path: &Path, head: &AlignedBuffer, bytes: u64, direct: bool, pace: &Pace) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(true);
     let file = with_direct(&mut options, path, direct)?;
@@ -83,6 +84,7 @@ fn fill(path: &Path, head: &AlignedBuffer, bytes: u64, direct: bool) -> io::Resu
     let mut at = head.len() as u64;
     while at < bytes {
         let piece = (bytes - at).min(PIECE_BYTES as u64);
+        pace.take(piece);
         file.write_all_at(&zeros[..piece as usize], at)?;
         at += piece;
     }
@@ -118,13 +120,14 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-pub(super) fn digest(path: &Path, bytes: u64, direct: bool) -> io::Result<[u8; 32]> {
+pub(super) fn digest(path: &Path, bytes: u64, direct: bool, pace: &Pace) -> io::Result<[u8; 32]> {
     let mut file = open(path, direct)?;
     let mut hasher = blake3::Hasher::new();
     let mut piece = zeroed(PIECE_BYTES);
     let mut left = bytes;
     while 0 < left {
         let take = left.min(PIECE_BYTES as u64) as usize;
+        pace.take(take as u64);
         file.read_exact(&mut piece[..take.next_multiple_of(BLOCK_BYTES)])?;
         hasher.update(&piece[..take]);
         left -= take as u64;

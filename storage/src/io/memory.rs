@@ -6,6 +6,7 @@
 
 use super::{Disk, DiskFile, LocalFuture, Lock};
 use crate::buffer::{AlignedBuffer, zeroed};
+use crate::pace::Pace;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -230,7 +232,7 @@ impl Disk for MemoryDisk {
         })
     }
 
-    fn prepare(&self, path: &Path, head: AlignedBuffer, bytes: u64) -> LocalFuture<io::Result<()>> {
+    fn prepare(&self, path: &Path, head: AlignedBuffer, bytes: u64, _pace: Arc<Pace>) -> LocalFuture<io::Result<()>> {
         let path = path.to_owned();
         self.later(self.turns(), move |state| {
             state.room_for(bytes)?;
@@ -255,7 +257,7 @@ impl Disk for MemoryDisk {
         self.later(self.turns(), move |state| Ok(state.content(&path)?.current.clone()))
     }
 
-    fn digest(&self, path: &Path, bytes: u64) -> LocalFuture<io::Result<[u8; 32]>> {
+    fn digest(&self, path: &Path, bytes: u64, _pace: Arc<Pace>) -> LocalFuture<io::Result<[u8; 32]>> {
         let path = path.to_owned();
         self.later(self.turns(), move |state| {
             let content = &state.content(&path)?.current;

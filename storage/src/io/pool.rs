@@ -102,8 +102,14 @@ macro_rules! disk_chores {
             self.chores.with(directory, |path, _| files::list(&path))
         }
 
-        fn prepare(&self, path: &Path, head: AlignedBuffer, bytes: u64) -> LocalFuture<io::Result<()>> {
-            self.chores.with(path, move |path, direct| files::prepare(&path, &head, bytes, direct))
+        fn prepare(
+            &self,
+            path: &Path,
+            head: AlignedBuffer,
+            bytes: u64,
+            pace: std::sync::Arc<$crate::pace::Pace>,
+        ) -> LocalFuture<io::Result<()>> {
+            self.chores.with(path, move |path, direct| files::prepare(&path, &head, bytes, direct, &pace))
         }
 
         fn replace(&self, path: &Path, content: Vec<u8>) -> LocalFuture<io::Result<()>> {
@@ -114,8 +120,13 @@ macro_rules! disk_chores {
             self.chores.with(path, |path, _| std::fs::read(path))
         }
 
-        fn digest(&self, path: &Path, bytes: u64) -> LocalFuture<io::Result<[u8; 32]>> {
-            self.chores.with(path, move |path, direct| files::digest(&path, bytes, direct))
+        fn digest(
+            &self,
+            path: &Path,
+            bytes: u64,
+            pace: std::sync::Arc<$crate::pace::Pace>,
+        ) -> LocalFuture<io::Result<[u8; 32]>> {
+            self.chores.with(path, move |path, direct| files::digest(&path, bytes, direct, &pace))
         }
 
         fn remove(&self, path: &Path) -> LocalFuture<io::Result<()>> {
