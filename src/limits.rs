@@ -67,6 +67,12 @@ pub const SHARDS_DEFAULT: u16 = 4;
 
 /// Body of one HTTP request that is not a batch stream, in bytes.
 pub const HTTP_BODY_BYTES_MAX: usize = 4 << 20;
+/// How many times its bytes a coded body of a request may unfold to. Text seldom reaches 20.
+pub const HTTP_INFLATION_RATIO_MAX: usize = 100;
+/// Bytes that a coded body may unfold to whatever its ratio.
+pub const HTTP_INFLATION_FREE_BYTES: usize = 256 << 10;
+/// Coded bodies that one core unfolds at a time.
+pub const HTTP_INFLATIONS_PER_CORE_MAX: usize = 64;
 /// One line of an NDJSON stream, in bytes.
 pub const NDJSON_LINE_BYTES_MAX: usize = 4 << 20;
 /// Head of one HTTP request, in bytes.

@@ -8,6 +8,8 @@
 mod bounds;
 #[path = "rest/clients.rs"]
 mod clients;
+#[path = "rest/coding.rs"]
+mod coding;
 mod house;
 #[path = "rest/http.rs"]
 mod http;

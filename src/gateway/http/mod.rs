@@ -8,9 +8,11 @@
 mod answer;
 mod batch;
 mod body;
+mod coding;
 mod explain;
 mod facts;
 mod graph;
+mod inflate;
 pub mod metrics;
 mod negotiate;
 mod openapi;

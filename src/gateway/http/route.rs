@@ -16,7 +16,7 @@ use tokio::time::{Duration, timeout};
 
 use super::body::{Reader, read_whole};
 use super::parameters::{Parameters, decode};
-use super::{Body, Problem, Response, batch, explain, facts, graph, refs, vertices, watch};
+use super::{Body, Problem, Response, batch, explain, facts, graph, inflate, refs, vertices, watch};
 use crate::error::{Reason, Refusal};
 use crate::gateway::pipeline::{self, Ask, Class};
 use crate::gateway::{Context, mcp};
@@ -295,9 +295,11 @@ pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<In
     let validate = |parts: &Parts| {
         let (row, argument) = found?;
         let parameters = Parameters::parse(parts.uri.query(), ROUTES[row].parameters)?;
-        Ok((parameters, argument?, deadline(&context, parts)?))
+        let body = body.unfolding(inflate::of_request(&parts.headers)?)?;
+        Ok((body, parameters, argument?, deadline(&context, parts)?))
     };
-    let answer = async |parts: Parts, (parameters, argument, deadline): (Parameters, String, Duration)| {
+    type Valid = (Reader, Parameters, String, Duration);
+    let answer = async |parts: Parts, (body, parameters, argument, deadline): Valid| {
         let call = Call { context: context.clone(), parts, body, parameters, argument };
         match timeout(deadline, act(ROUTES[row].action, call)).await {
             Ok(answered) => answered,

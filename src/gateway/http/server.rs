@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
@@ -28,9 +29,10 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::body::discard;
+use super::coding::Taste;
 use super::metrics::{self, Counters};
 use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
-use super::route::{UNMATCHED, dispatch};
+use super::route::{Action, ROUTES, UNMATCHED, dispatch};
 use super::{Problem, Response};
 use crate::config::gateway::{Ingress, is_loopback_host};
 use crate::error::{Reason, Refusal};
@@ -66,8 +68,7 @@ pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig
         tls: tls.map(TlsAcceptor::from),
         builder: builder(),
         loopback: context.facts.http.ip().is_loopback(),
-        open: Cell::new(0),
-        closed: Notify::new(),
+        tally: Arc::new(Tally { open: AtomicUsize::new(0), closed: Notify::new(), counters: counters.clone() }),
         counters,
         context,
     });
@@ -87,12 +88,12 @@ pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig
     }
     // The listener is closed. What is open finishes, or is cut with the process.
     let all_closed = async {
-        while 0 < door.open.get() {
-            door.closed.notified().await;
+        while 0 < door.tally.open.load(Relaxed) {
+            door.tally.closed.notified().await;
         }
     };
     if timeout(DRAIN_TIMEOUT, all_closed).await.is_err() {
-        tracing::warn!(open = door.open.get(), "HTTP connections were cut at the end of the drain");
+        tracing::warn!(open = door.tally.open.load(Relaxed), "HTTP connections were cut at the end of the drain");
     }
 }
 
@@ -101,7 +102,13 @@ struct Door {
     tls: Option<TlsAcceptor>,
     builder: Builder<LocalExecutor>,
     loopback: bool,
-    open: Cell<usize>,
+    tally: Arc<Tally>,
+    counters: Arc<Counters>,
+}
+
+/// The connections of a core's door.
+struct Tally {
+    open: AtomicUsize,
     closed: Notify,
     counters: Arc<Counters>,
 }
@@ -141,24 +148,30 @@ async fn accept(listener: TcpListener, door: &Rc<Door>) {
             }
         };
         door.counters.accepted.add(1);
-        if door.context.facts.http_connections_max <= door.open.get() {
+        if door.context.facts.http_connections_max <= door.tally.open.load(Relaxed) {
             door.counters.refused.add(1);
             refuse(socket, &refusals);
             continue;
         }
-        door.open.set(door.open.get() + 1);
-        door.counters.open.add(1);
-        let open = Open(door.clone());
-        spawn(async move { connection(socket, &open.0).await });
+        let (door, open) = (door.clone(), Open::new(&door.tally));
+        spawn(async move { connection(socket, open, &door).await });
     }
 }
 
 /// A connection that counts. When it is dropped, it does no longer.
-struct Open(Rc<Door>);
+struct Open(Arc<Tally>);
+
+impl Open {
+    fn new(tally: &Arc<Tally>) -> Self {
+        tally.open.store(tally.open.load(Relaxed) + 1, Relaxed);
+        tally.counters.open.add(1);
+        Self(tally.clone())
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.0.open.store(self.0.open.load(Relaxed) - 1, Relaxed);
         self.0.counters.open.less();
         self.0.closed.notify_one();
     }
@@ -201,14 +214,14 @@ async fn hear_out(socket: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn connection(socket: TcpStream, door: &Rc<Door>) {
+async fn connection(socket: TcpStream, open: Open, door: &Rc<Door>) {
     tune(&socket);
     // A socket that has no peer any more has nobody to answer either.
     let peer = socket.peer_addr().map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
     match &door.tls {
-        None => speak(socket, peer, door).await,
+        None => speak(socket, open, peer, door).await,
         Some(tls) => match timeout(Duration::from_millis(HTTP_HEAD_TIMEOUT_MS), tls.accept(socket)).await {
-            Ok(Ok(socket)) => speak(socket, peer, door).await,
+            Ok(Ok(socket)) => speak(socket, open, peer, door).await,
             Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
             Err(_) => door.counters.cut.add(1),
         },
@@ -229,11 +242,16 @@ fn tune(socket: &TcpStream) {
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, peer: IpAddr, door: &Rc<Door>) {
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: S,
+    open: Open,
+    peer: IpAddr,
+    door: &Rc<Door>,
+) {
     let pace = Pace::new(Instant::now());
-    let socket = TokioIo::new(Paced::new(socket, pace.clone()));
+    let socket = TokioIo::new(Paced::new(socket, pace.clone(), open));
     let service = service_fn(|request| answer(door.clone(), peer, pace.clone(), request));
-    let mut connection = std::pin::pin!(door.builder.serve_connection(socket, service));
+    let mut connection = std::pin::pin!(door.builder.serve_connection_with_upgrades(socket, service));
     let mut draining = std::pin::pin!(door.context.drain_asked());
     let mut drains = false;
     loop {
@@ -265,7 +283,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, peer: IpA
 async fn answer(
     door: Rc<Door>,
     peer: IpAddr,
-    pace: Rc<Pace>,
+    pace: Arc<Pace>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let begun = Instant::now();
@@ -275,6 +293,7 @@ async fn answer(
         local: door.loopback || peer.is_loopback(),
         ingress: door.context.gate.as_ref().map(|gate| &gate.gateway.ingress),
     };
+    let taste = Taste::of(request.method(), request.headers(), request.uri().query());
     let (response, row) = match check_caller(&names, &request) {
         Ok(()) => dispatch(door.context.clone(), peer, request).await,
         Err(problem) => {
@@ -283,7 +302,8 @@ async fn answer(
         }
     };
     door.counters.request(row, response.status(), begun.elapsed());
-    let (mut parts, body) = response.into_parts();
+    let exact = ROUTES.get(row).is_some_and(|route| matches!(route.action, Action::RefGet | Action::RefSet));
+    let (mut parts, body) = taste.apply(response, exact, &door.counters).into_parts();
     if parts.status == StatusCode::REQUEST_TIMEOUT && !multiplexed {
         // What the client still sends of this request would be read as the next one.
         parts.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
