@@ -81,6 +81,16 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 32 << 10;
 pub const HTTP_CONNECTIONS_PER_CORE_MAX: usize = 4096;
 /// Streams of one HTTP/2 connection (S5.1: 100).
 pub const HTTP2_STREAMS_MAX: u32 = 100;
+/// WebSockets of one core.
+pub const WEBSOCKETS_PER_CORE_MAX: usize = 1024;
+/// Requests of one WebSocket that are open.
+pub const WEBSOCKET_REQUESTS_MAX: usize = 64;
+/// Messages that wait for the reader of one WebSocket.
+pub const WEBSOCKET_WAITING_MAX: usize = 64;
+/// Silence after which the other end of a WebSocket is asked whether it is there, in milliseconds; after as much again it is gone.
+pub const WEBSOCKET_PING_MS: u64 = 30_000;
+/// Time without a message or an open request after which a WebSocket is closed, in milliseconds (S5.1: idle 300 s).
+pub const WEBSOCKET_IDLE_MS: u64 = 300_000;
 /// Time to send the head of a request, in milliseconds.
 pub const HTTP_HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time between two pieces of a request's body, in milliseconds.

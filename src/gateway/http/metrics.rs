@@ -24,9 +24,9 @@ use crate::router::message::CoreStats;
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Statuses that the door answers; another is counted as the last.
-const STATUSES: [u16; 24] = [
-    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 416, 422, 429, 503, 507,
-    500,
+const STATUSES: [u16; 26] = [
+    101, 426, 200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 416, 422, 429,
+    503, 507, 500,
 ];
 /// Upper bounds of the latency buckets, in microseconds; one more bucket has what is slower.
 const BUCKETS_US: [u64; 15] = [

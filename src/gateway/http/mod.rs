@@ -9,6 +9,7 @@ mod answer;
 mod batch;
 mod body;
 mod coding;
+mod conversation;
 mod explain;
 mod facts;
 mod graph;
@@ -23,6 +24,7 @@ mod refs;
 pub mod route;
 mod schema;
 mod server;
+mod socket;
 mod vertices;
 mod watch;
 

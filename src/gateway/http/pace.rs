@@ -63,7 +63,8 @@ impl Pace {
 
     /// Bytes came.
     fn bytes_came(&self, now: Instant) {
-        if self.open.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed) && self.head_since_us.load(Relaxed) == NEVER {
+        if self.open.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed) && self.head_since_us.load(Relaxed) == NEVER
+        {
             self.head_since_us.store(self.us(now), Relaxed);
         }
     }
