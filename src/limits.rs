@@ -81,6 +81,10 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 32 << 10;
 pub const HTTP_CONNECTIONS_PER_CORE_MAX: usize = 4096;
 /// Streams of one HTTP/2 connection (S5.1: 100).
 pub const HTTP2_STREAMS_MAX: u32 = 100;
+/// Bytes that a peer may have on the way to us on one HTTP/3 stream.
+pub const HTTP3_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes that a peer may have on the way to us on one HTTP/3 connection.
+pub const HTTP3_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// WebSockets of one core.
 pub const WEBSOCKETS_PER_CORE_MAX: usize = 1024;
 /// Requests of one WebSocket that are open.

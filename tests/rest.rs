@@ -13,6 +13,8 @@ mod coding;
 mod house;
 #[path = "rest/http.rs"]
 mod http;
+#[path = "rest/http3.rs"]
+mod http3;
 #[path = "rest/tls.rs"]
 mod tls;
 

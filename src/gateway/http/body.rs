@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::arriving::Arriving;
 use super::coding::{Coder, Coding, STEP_BYTES};
 use super::inflate::Inflation;
 use super::pace::Request;
@@ -283,17 +284,17 @@ fn too_large(bytes: usize) -> Refusal {
 pub(super) struct Reader {
     /// `None` when it broke off.
     body: Option<Source>,
-    rest: Rc<Cell<Option<Incoming>>>,
+    rest: Rc<Cell<Option<Arriving>>>,
 }
 
 /// Where the bytes of a request's body come from.
 enum Source {
-    Plain(Incoming),
+    Plain(Arriving),
     Coded(Box<Inflation>),
 }
 
 impl Source {
-    fn into_rest(self) -> Option<Incoming> {
+    fn into_rest(self) -> Option<Arriving> {
         match self {
             Self::Plain(body) => Some(body),
             Self::Coded(body) => body.into_rest(),
@@ -302,10 +303,10 @@ impl Source {
 }
 
 /// What nobody read of a request's body.
-pub(super) struct Rest(Rc<Cell<Option<Incoming>>>);
+pub(super) struct Rest(Rc<Cell<Option<Arriving>>>);
 
 impl Reader {
-    pub(super) fn new(body: Incoming) -> (Self, Rest) {
+    pub(super) fn new(body: Arriving) -> (Self, Rest) {
         let rest = Rc::new(Cell::new(None));
         (Self { body: Some(Source::Plain(body)), rest: rest.clone() }, Rest(rest))
     }
@@ -372,7 +373,7 @@ impl Rest {
     }
 }
 
-async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+async fn next_piece(body: &mut Arriving) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = timeout(Duration::from_millis(HTTP_BODY_IDLE_TIMEOUT_MS), body.frame()).await;
         let frame = frame.map_err(|_| {
@@ -392,7 +393,7 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
 }
 
 /// Reads a body that nobody wants to its end, or for a bounded while.
-pub(super) fn discard(mut body: Incoming) {
+pub(super) fn discard(mut body: Arriving) {
     if body.is_end_stream() {
         return;
     }

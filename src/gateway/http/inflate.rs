@@ -15,12 +15,13 @@ use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder}
 use async_compression::zstd::DParameter;
 use bytes::{Buf, Bytes};
 use hyper::StatusCode;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap, HeaderValue};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::time::timeout;
 
 use super::Problem;
+use super::arriving::Arriving;
 use super::coding::Coding;
 use crate::error::{Reason, Refusal};
 use crate::limits::{
@@ -98,7 +99,7 @@ enum Decoder {
 impl Inflation {
     /// # Errors
     /// Overloaded.
-    pub(super) fn new(coding: Coding, body: Incoming) -> Result<Self, Refusal> {
+    pub(super) fn new(coding: Coding, body: Arriving) -> Result<Self, Refusal> {
         let place = Place::take()?;
         let feed = Feed { body: Some(body), piece: Bytes::new(), came: 0, brotli: coding == Coding::Brotli };
         let decoder = match coding {
@@ -119,7 +120,7 @@ impl Inflation {
     }
 
     /// What nobody read of what came.
-    pub(super) fn into_rest(mut self) -> Option<Incoming> {
+    pub(super) fn into_rest(mut self) -> Option<Arriving> {
         self.feed().body.take()
     }
 
@@ -168,7 +169,7 @@ impl Inflation {
 
 /// The coded bytes, as they come from the connection.
 struct Feed {
-    body: Option<Incoming>,
+    body: Option<Arriving>,
     piece: Bytes,
     /// Bytes that came.
     came: usize,

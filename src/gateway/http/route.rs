@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::time::{Duration, timeout};
 
+use super::arriving::Arriving;
 use super::body::{Reader, read_whole};
 use super::parameters::{Parameters, decode};
 use super::socket::Use;
@@ -281,7 +281,7 @@ pub(super) struct Call {
 }
 
 /// Answers a request from `peer` whose host was checked. The second is its row in [`ROUTES`], or [`UNMATCHED`].
-pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<Incoming>) -> (Response, usize) {
+pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<Arriving>) -> (Response, usize) {
     let (parts, body) = request.into_parts();
     let (body, rest) = Reader::new(body);
     let head = parts.method == Method::HEAD;

@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use qmesh_net::io::endpoint::Endpoint;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -28,8 +29,10 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::arriving::Arriving;
 use super::body::discard;
 use super::coding::Taste;
+use super::http3;
 use super::metrics::{self, Counters};
 use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
 use super::route::{Action, ROUTES, UNMATCHED, dispatch};
@@ -52,6 +55,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 const REFUSALS_HEARD_MAX: usize = 64;
 /// How long one is.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for which a client may remember that HTTP/3 is here, in seconds.
+const ALT_SVC_S: u32 = 86_400;
 /// Bytes of one HTTP/2 frame.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// Bytes that a peer may have on the way to us on one HTTP/2 stream.
@@ -61,12 +66,21 @@ const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES);
 
 /// Serves HTTP on `listener` until the node drains.
-pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig>>, context: Context) {
+pub async fn serve(
+    listener: std::net::TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    http3: Option<Endpoint>,
+    context: Context,
+) {
     let decisions = context.gate.as_ref().map(|gate| gate.decisions.clone());
     let counters = metrics::open_door(&context.facts, context.router.core(), decisions);
     let door = Rc::new(Door {
         tls: tls.map(TlsAcceptor::from),
         builder: builder(),
+        alt_svc: http3.as_ref().and_then(|endpoint| {
+            let value = format!("h3=\":{}\"; ma={ALT_SVC_S}", endpoint.address().port());
+            HeaderValue::from_str(&value).ok()
+        }),
         loopback: context.facts.http.ip().is_loopback(),
         tally: Arc::new(Tally { open: AtomicUsize::new(0), closed: Notify::new(), counters: counters.clone() }),
         counters,
@@ -80,7 +94,16 @@ pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig
             return;
         }
     };
-    let accept = accept(listener, &door);
+    let http3 = async {
+        if let Some(endpoint) = http3 {
+            http3::serve(endpoint, door.clone()).await;
+        }
+    };
+    futures_util::join!(http3, serve_tcp(listener, &door));
+}
+
+async fn serve_tcp(listener: TcpListener, door: &Rc<Door>) {
+    let accept = accept(listener, door);
     let draining = door.context.drain_asked();
     tokio::select! {
         () = accept => {}
@@ -97,17 +120,25 @@ pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig
     }
 }
 
-struct Door {
-    context: Context,
+pub(super) struct Door {
+    pub(super) context: Context,
     tls: Option<TlsAcceptor>,
     builder: Builder<LocalExecutor>,
     loopback: bool,
-    tally: Arc<Tally>,
-    counters: Arc<Counters>,
+    alt_svc: Option<HeaderValue>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Door {
+    /// Whether there is no room for another connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.context.facts.http_connections_max <= self.tally.open.load(Relaxed)
+    }
 }
 
 /// The connections of a core's door.
-struct Tally {
+pub(super) struct Tally {
     open: AtomicUsize,
     closed: Notify,
     counters: Arc<Counters>,
@@ -148,7 +179,7 @@ async fn accept(listener: TcpListener, door: &Rc<Door>) {
             }
         };
         door.counters.accepted.add(1);
-        if door.context.facts.http_connections_max <= door.tally.open.load(Relaxed) {
+        if door.is_full() {
             door.counters.refused.add(1);
             refuse(socket, &refusals);
             continue;
@@ -159,10 +190,10 @@ async fn accept(listener: TcpListener, door: &Rc<Door>) {
 }
 
 /// A connection that counts. When it is dropped, it does no longer.
-struct Open(Arc<Tally>);
+pub(super) struct Open(Arc<Tally>);
 
 impl Open {
-    fn new(tally: &Arc<Tally>) -> Self {
+    pub(super) fn new(tally: &Arc<Tally>) -> Self {
         tally.open.store(tally.open.load(Relaxed) + 1, Relaxed);
         tally.counters.open.add(1);
         Self(tally.clone())
@@ -250,7 +281,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let pace = Pace::new(Instant::now());
     let socket = TokioIo::new(Paced::new(socket, pace.clone(), open));
-    let service = service_fn(|request| answer(door.clone(), peer, pace.clone(), request));
+    let service = service_fn(|request| answer_paced(door.clone(), peer, pace.clone(), request));
     let mut connection = std::pin::pin!(door.builder.serve_connection_with_upgrades(socket, service));
     let mut draining = std::pin::pin!(door.context.drain_asked());
     let mut drains = false;
@@ -280,15 +311,29 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-async fn answer(
+/// An answer over HTTP/1.1 or 2.
+async fn answer_paced(
     door: Rc<Door>,
     peer: IpAddr,
     pace: Arc<Pace>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let begun = Instant::now();
     let multiplexed = request.version() == Version::HTTP_2;
     let open = pace.request(multiplexed);
+    let (mut parts, body) = answer(&door, peer, request.map(Arriving::Hyper)).await.into_parts();
+    if parts.status == StatusCode::REQUEST_TIMEOUT && !multiplexed {
+        // What the client still sends of this request would be read as the next one.
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(alt_svc) = &door.alt_svc {
+        parts.headers.insert(header::ALT_SVC, alt_svc.clone());
+    }
+    Ok(Response::from_parts(parts, body.holding(open)))
+}
+
+/// The answer to a request, whichever way it came, counted and coded.
+pub(super) async fn answer(door: &Rc<Door>, peer: IpAddr, request: Request<Arriving>) -> Response {
+    let begun = Instant::now();
     let names = Names {
         local: door.loopback || peer.is_loopback(),
         ingress: door.context.gate.as_ref().map(|gate| &gate.gateway.ingress),
@@ -303,12 +348,7 @@ async fn answer(
     };
     door.counters.request(row, response.status(), begun.elapsed());
     let exact = ROUTES.get(row).is_some_and(|route| matches!(route.action, Action::RefGet | Action::RefSet));
-    let (mut parts, body) = taste.apply(response, exact, &door.counters).into_parts();
-    if parts.status == StatusCode::REQUEST_TIMEOUT && !multiplexed {
-        // What the client still sends of this request would be read as the next one.
-        parts.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    }
-    Ok(Response::from_parts(parts, body.holding(open)))
+    taste.apply(response, exact, &door.counters)
 }
 
 /// The names under which a caller may reach the node.
@@ -321,7 +361,7 @@ struct Names<'a> {
 
 /// Refuses what a page of another site could have sent: the node answers only to its own names (otherwise a name that is
 /// rebound to its address would make the browser a door to it).
-fn check_caller(names: &Names<'_>, request: &Request<Incoming>) -> Result<(), Problem> {
+fn check_caller(names: &Names<'_>, request: &Request<Arriving>) -> Result<(), Problem> {
     // Who probes a node from its own network names it by an address, and learns no more than that it lives.
     if !names.local && matches!(request.uri().path(), "/livez" | "/readyz") {
         return Ok(());
