@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is what a test reports")]
 
+#[path = "rest/attacks.rs"]
+mod attacks;
 #[path = "rest/bounds.rs"]
 mod bounds;
 #[path = "rest/clients.rs"]

@@ -275,7 +275,8 @@ impl Speaker {
                     }
                 }
                 text = texts.recv() => {
-                    let over = if drained_by.is_some() { DRAINED } else { NOTHING_MORE };
+                    // The stream may have seen the drain before this did.
+                    let over = if *context.draining.borrow() { DRAINED } else { NOTHING_MORE };
                     let Some(text) = text else { return Some(over) };
                     if let Some(close) = self.say(text).await? {
                         return Some(close);
