@@ -11,6 +11,7 @@ mod batch;
 mod body;
 mod coding;
 mod conversation;
+mod cors;
 mod explain;
 mod facts;
 mod graph;

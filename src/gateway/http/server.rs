@@ -32,11 +32,11 @@ use tokio_rustls::TlsAcceptor;
 use super::arriving::Arriving;
 use super::body::discard;
 use super::coding::Taste;
-use super::http3;
 use super::metrics::{self, Counters};
 use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
 use super::route::{Action, ROUTES, UNMATCHED, dispatch};
 use super::{Problem, Response};
+use super::{cors, http3};
 use crate::config::gateway::{Ingress, is_loopback_host};
 use crate::error::{Reason, Refusal};
 use crate::gateway::{Context, DRAIN_TIMEOUT};
@@ -339,13 +339,23 @@ pub(super) async fn answer(door: &Rc<Door>, peer: IpAddr, request: Request<Arriv
         ingress: door.context.gate.as_ref().map(|gate| &gate.gateway.ingress),
     };
     let taste = Taste::of(request.method(), request.headers(), request.uri().query());
-    let (response, row) = match check_caller(&names, &request) {
+    let page = cors::listed(names.ingress, request.headers());
+    let asks_before = page.is_some() && cors::is_preflight(request.method(), request.headers());
+    let (mut response, row) = match check_caller(&names, &request) {
+        // A browser sends no token with this question, and nothing is done for it.
+        Ok(()) if asks_before => {
+            discard(request.into_body());
+            (cors::preflight(), UNMATCHED)
+        }
         Ok(()) => dispatch(door.context.clone(), peer, request).await,
         Err(problem) => {
             discard(request.into_body());
             (problem.into_response(), UNMATCHED)
         }
     };
+    if let Some(page) = page {
+        cors::let_read(&mut response, page);
+    }
     door.counters.request(row, response.status(), begun.elapsed());
     let exact = ROUTES.get(row).is_some_and(|route| matches!(route.action, Action::RefGet | Action::RefSet));
     taste.apply(response, exact, &door.counters)
