@@ -224,6 +224,31 @@ fn s1_1_9_drain_answers_what_was_taken() {
 }
 
 #[test]
+fn s1_1_9_drain_does_not_wait_for_clients_that_died() {
+    let node = Node::start();
+    let mut load = Command::new(QMESH)
+        .args(["bench", "put", "--in-flight", "64", "--seconds", "600", "--warm", "0"])
+        .env("QMESH_NODE", node.quic().to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let vertices = || {
+        let stats: serde_json::Value = serde_json::from_str(&node.ok(&["stats", "-o", "json"])).unwrap();
+        stats["dag"]["vertices"].as_u64().unwrap()
+    };
+    while vertices() < 1000 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    load.kill().unwrap();
+    load.wait().unwrap();
+    let asked = std::time::Instant::now();
+    assert_eq!(node.stop(), Some(0));
+    // A client that lives gets ten seconds to take its answers.
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+}
+
+#[test]
 fn s2_2_7_one_core_is_a_node_too() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start_with(&["--tuning", &one_core(folder.path())]);

@@ -100,6 +100,7 @@ impl Cluster {
             members: [(FIRST, member)].into(),
             tokens: Default::default(),
             certificates: Default::default(),
+            renewals: Default::default(),
             promoted: Default::default(),
             wished: Default::default(),
             standing: Default::default(),
@@ -134,6 +135,7 @@ impl Cluster {
             Action::MemberUpdate { node, addresses } => self.update_member(now_ms, *node, addresses),
             Action::CertificateIssued { node, certificate } => self.issue_certificate(now_ms, *node, *certificate),
             Action::Renew { node, replaces, certificate } => self.renew(now_ms, *node, *replaces, *certificate),
+            Action::AskRenewal { node } => self.ask_renewal(now_ms, *node),
             Action::Revoke { serial } => self.revoke(now_ms, *serial),
             Action::Drain { node } => self.drain(*node),
             Action::Undrain { node } => {
@@ -255,6 +257,14 @@ impl Cluster {
         Ok(Change::CertificateRecorded)
     }
 
+    fn ask_renewal(&mut self, now_ms: u64, node: NodeId) -> Result<Change, Refused> {
+        self.member_in(node, Wanted::Standing)?;
+        if !self.has_good_certificate(now_ms, node) {
+            return Err(Refused::NotRenewable(node));
+        }
+        Ok(if self.renewals.insert(node) { Change::RenewalAsked } else { Change::Unchanged })
+    }
+
     fn revoke(&mut self, now_ms: u64, serial: Serial) -> Result<Change, Refused> {
         let record = self.certificates.get_mut(&serial).ok_or(Refused::SerialUnknown(serial))?;
         if record.revoked_ms.is_some() {
@@ -304,6 +314,7 @@ impl Cluster {
             }
         }
         self.member_in(node, Wanted::Here)?.state = MemberState::Removed { removed_ms: now_ms };
+        self.renewals.remove(&node);
         let mut revoked_count = 0;
         for record in self.certificates.values_mut().filter(|record| record.owner == node && record.is_good(now_ms)) {
             record.revoked_ms = Some(now_ms);
@@ -348,6 +359,7 @@ impl Cluster {
         }
         self.certificates.insert(serial, CertificateRecord { owner: node, expires_ms, revoked_ms: None });
         self.member_in(node, Wanted::Here)?.certificate = Some(fact);
+        self.renewals.remove(&node);
         Ok(())
     }
 

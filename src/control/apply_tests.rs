@@ -220,7 +220,13 @@ fn s6_1_4_certificates_are_renewed_revoked_bounded_and_forgotten() {
     for expires_ms in [0, NOW_MS, NOW_MS + 91 * 24 * HOUR_MS + 1, u64::MAX] {
         refused(&scene, ends(expires_ms), Refused::CertificateLifetime);
     }
+    // Asked for, it is wished until it is there; asking again changes nothing, and routers need not hear of it.
+    does(&mut scene, Action::AskRenewal { node }, Change::RenewalAsked, false);
+    does(&mut scene, Action::AskRenewal { node }, Change::Unchanged, false);
+    assert!(scene.cluster().is_renewal_asked(node));
     does(&mut scene, renew(2, 3), Change::CertificateRecorded, false);
+    assert!(!scene.cluster().is_renewal_asked(node));
+    refused(&scene, Action::AskRenewal { node: NodeId(9) }, Refused::UnknownNode(NodeId(9)));
     refused(&scene, renew(2, 4), Refused::NotRenewable(node));
 
     refused(&scene, Action::Revoke { serial: serial(4) }, Refused::SerialUnknown(serial(4)));
@@ -229,6 +235,7 @@ fn s6_1_4_certificates_are_renewed_revoked_bounded_and_forgotten() {
     does(&mut scene, Action::Revoke { serial: serial(3) }, Change::Revoked { owner: node, current: true }, false);
     assert_eq!(scene.cluster().revoked().collect::<Vec<_>>(), [serial(2), serial(3)]);
     refused(&scene, renew(3, 4), Refused::NotRenewable(node));
+    refused(&scene, Action::AskRenewal { node }, Refused::NotRenewable(node));
     does(&mut scene, Action::CertificateIssued { node, certificate: fact(4) }, Change::CertificateRecorded, false);
 
     let mut full = scene.clone();

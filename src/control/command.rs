@@ -127,6 +127,12 @@ pub enum Action {
         /// Where in the group's log it stands; an older report changes nothing.
         at: LogIndex,
     },
+    // Commands stand in logs: what is new comes last.
+    /// The node shall get its next certificate now, not at two thirds of its life.
+    AskRenewal {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// How a cluster is formed.

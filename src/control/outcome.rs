@@ -78,6 +78,8 @@ pub enum Change {
     Preferred,
     /// The configuration is noted.
     Reported,
+    /// The member gets its next certificate.
+    RenewalAsked,
 }
 
 /// What an asker should know though the command was accepted.

@@ -77,6 +77,8 @@ pub enum Difference {
         /// Then.
         to: Option<NodeId>,
     },
+    /// A member would get its next certificate.
+    RenewalAsked(NodeId),
     /// A group would be known to stand otherwise.
     Standing(Group),
     /// A token would be known.
@@ -150,6 +152,7 @@ fn differences(before: &Cluster, after: &Cluster) -> Vec<Difference> {
         Difference::CertificateForgotten,
         |serial, from, to| (from != to).then_some(Difference::CertificateRevoked(serial)),
     ));
+    found.extend(after.renewals.difference(&before.renewals).map(|&node| Difference::RenewalAsked(node)));
     let (none, nothing) = (GroupConfig::default(), None);
     for group in after.groups() {
         let config = |cluster: &Cluster| cluster.wished(group).map_or(none.clone(), |wish| wish.config.clone());

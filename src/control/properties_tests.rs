@@ -66,6 +66,7 @@ fn actions() -> impl Strategy<Value = Action> {
         6 => (node(), certificate()).prop_map(|(node, certificate)| Action::CertificateIssued { node, certificate }),
         2 => (node(), 0..24u64, certificate())
             .prop_map(|(node, from, certificate)| Action::Renew { node, replaces: serial(from), certificate }),
+        3 => node().prop_map(|node| Action::AskRenewal { node }),
         1 => (0..24u64).prop_map(|number| Action::Revoke { serial: serial(number) }),
         3 => node().prop_map(|node| Action::Drain { node }),
         2 => node().prop_map(|node| Action::Undrain { node }),

@@ -4,7 +4,7 @@
 //! one that came from strangers' bytes too.
 //! Does not: change; that is `apply`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,8 @@ pub struct Cluster {
     pub(super) members: BTreeMap<NodeId, Member>,
     pub(super) tokens: BTreeMap<TokenId, JoinToken>,
     pub(super) certificates: BTreeMap<Serial, CertificateRecord>,
+    /// Members that shall get their next certificate now.
+    pub(super) renewals: BTreeSet<NodeId>,
     /// Primaries that a person asked for.
     pub(super) promoted: BTreeMap<ShardId, NodeId>,
     pub(super) wished: BTreeMap<Group, Placement>,
@@ -196,6 +198,11 @@ impl Cluster {
         self.certificates().filter(|(_, record)| record.revoked_ms.is_some()).map(|(serial, _)| serial)
     }
 
+    /// Whether the member shall get its next certificate now.
+    pub fn is_renewal_asked(&self, node: NodeId) -> bool {
+        self.renewals.contains(&node)
+    }
+
     /// Every group, the control group first.
     pub fn groups(&self) -> impl Iterator<Item = Group> + use<> {
         std::iter::once(Group::Control).chain((0..self.shard_count).map(|shard| Group::Shard(ShardId(shard))))
@@ -238,6 +245,8 @@ impl Cluster {
         let users = || self.tokens.values().filter_map(|token| token.used.as_ref()).map(|used| used.node);
         hold(users().all(given), "a token's user was never a member")?;
         hold(self.certificates.values().all(|record| given(record.owner)), "a certificate's owner was never a member")?;
+        let stands = |node: &NodeId| self.members.get(node).is_some_and(Member::takes_part);
+        hold(self.renewals.iter().all(stands), "a certificate is to be renewed of a node that takes no part")?;
         hold(self.wished.keys().copied().eq(self.groups()), "the wish is not for every group")?;
         hold(self.standing.keys().copied().eq(self.groups()), "not every group stands")?;
         let voter = |shard: &ShardId, node: &NodeId| self.wished[&Group::Shard(*shard)].config.voters.contains(node);

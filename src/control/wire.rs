@@ -21,8 +21,10 @@ use crate::control::state::Broken;
 use crate::control::{Action, Command, Outcome, State};
 use crate::error::{Reason, Refusal};
 
-/// Version of every layout here.
+/// Version of commands and outcomes. Commands stand in logs and are read for as long as those are: a new one is put behind the others.
 pub const CONTROL_WIRE_VERSION: u16 = 1;
+/// Version of states, which are told and never kept. 2: renewals that were asked for.
+pub const STATE_WIRE_VERSION: u16 = 2;
 /// A command, in bytes.
 pub const COMMAND_BYTES_MAX: usize = 4 << 10;
 /// An outcome, in bytes.
@@ -53,7 +55,9 @@ pub enum WireError {
         bytes_max: usize,
     },
     /// Another version.
-    #[error("control format version {0}; this build reads version {CONTROL_WIRE_VERSION}")]
+    #[error(
+        "control format version {0}; this build reads commands of version {CONTROL_WIRE_VERSION} and states of {STATE_WIRE_VERSION}"
+    )]
     Version(u16),
     /// Another kind of value.
     #[error("the bytes are of kind {found}, wanted is kind {wanted}")]
@@ -117,8 +121,12 @@ pub(super) fn action_digest(action: &Action) -> [u8; 32] {
     *blake3::hash(&encode(KIND_COMMAND, action)).as_bytes()
 }
 
+fn version_of(kind: u8) -> u16 {
+    if kind == KIND_STATE { STATE_WIRE_VERSION } else { CONTROL_WIRE_VERSION }
+}
+
 fn encode(kind: u8, value: &impl Serialize) -> Vec<u8> {
-    let [low, high] = CONTROL_WIRE_VERSION.to_le_bytes();
+    let [low, high] = version_of(kind).to_le_bytes();
     match postcard::to_extend(value, vec![low, high, kind, 0]) {
         Ok(bytes) => bytes,
         Err(error) => panic!("a value in memory has a length and a vector grows, yet: {error}"),
@@ -133,7 +141,7 @@ fn decode<T: DeserializeOwned>(kind: u8, bytes_max: usize, bytes: &[u8]) -> Resu
         return Err(WireError::Short { bytes: bytes.len() });
     };
     let version = u16::from_le_bytes([low, high]);
-    if version != CONTROL_WIRE_VERSION {
+    if version != version_of(found) {
         return Err(WireError::Version(version));
     }
     if found != kind {

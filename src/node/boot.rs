@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::core::{Boot, CoreParts, Life, Start, run};
-use super::superblock::Superblock;
+use super::superblock::{Counts, Superblock};
 use super::takes_part::ClusterParts;
 use super::{UpError, UpOptions};
 use crate::config::probe::raise_soft_limits;
@@ -54,12 +54,15 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     raise_soft_limits(resolved.memlock_bytes, resolved.nofile);
     let backend = resolved.storage.backend;
     let core_count = resolved.core_count();
-    let logs = match resolved.storage.logs {
-        Logs::PerCore => core_count.min(usize::from(crate::limits::SHARDS_DEFAULT)) as u16,
-        Logs::PerShard => crate::limits::SHARDS_DEFAULT,
-    };
     let membership = super::cluster::Membership::read(&options.data)?;
-    let (superblock, is_new) = Superblock::open_or_create(&options.data, logs, random())?;
+    let (slots, shards) = membership
+        .as_ref()
+        .map_or((crate::limits::SLOTS_DEFAULT, crate::limits::SHARDS_DEFAULT), |member| (member.slots, member.shards));
+    let logs = match resolved.storage.logs {
+        Logs::PerCore => core_count.min(usize::from(shards)) as u16,
+        Logs::PerShard => shards,
+    };
+    let (superblock, is_new) = Superblock::open_or_create(&options.data, Counts { slots, shards, logs }, random())?;
     let table = SlotTable::new(superblock.slots, superblock.shards, usize::from(superblock.logs), core_count);
     let (writer, skeleton) = skeleton::new(superblock.shards);
     let progress = Arc::new(Progress::new(superblock.shards));
@@ -143,7 +146,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
                 membership,
                 states,
                 tell,
-                rumours: super::takes_part::Rumours::new(rumours),
+                rumours: super::takes_part::Rumours::new(rumours, super::cluster::next_generation(&options.data)?),
                 timers: {
                     let (heartbeat_ms, election_ms_min, election_ms_max) = resolved.consensus_ms;
                     crate::shard::raft::Timers { heartbeat_ms, election_ms_min, election_ms_max, ..Default::default() }

@@ -5,6 +5,7 @@
 //! cluster.toml        who this node is (version first)
 //! mesh/node.pem       its key and certificate
 //! mesh/ca.pem         the authority that it believes
+//! mesh/generation     the number of its last life
 //! ca/ca.pem, ca.key   the authority itself
 //! ```
 //!
@@ -36,6 +37,8 @@ use crate::security::token::JoinToken;
 
 const FILE: &str = "cluster.toml";
 const VERSION: u32 = 1;
+/// A life takes more generations when the others held it for dead; at most about so many.
+const GENERATIONS_OF_A_LIFE: u64 = 1 << 20;
 /// Roles of a node whose maker says nothing.
 pub const ROLES_DEFAULT: &str = "control,gateway,storage,worker";
 
@@ -65,6 +68,20 @@ pub struct Membership {
     pub contacts: Vec<SocketAddr>,
     /// Whether it forms the cluster.
     pub is_first: bool,
+    /// Slots of the cluster.
+    #[serde(default = "slots_default")]
+    pub slots: u16,
+    /// Shards of the cluster.
+    #[serde(default = "shards_default")]
+    pub shards: u16,
+}
+
+fn slots_default() -> u16 {
+    SLOTS_DEFAULT
+}
+
+fn shards_default() -> u16 {
+    SHARDS_DEFAULT
 }
 
 /// Why a node has no place in a cluster.
@@ -181,6 +198,29 @@ pub fn leaf_path(data: &Path) -> PathBuf {
     data.join("mesh").join("node.pem")
 }
 
+/// Numbers this life of the node among its lives, for rumours of it: more than every one before, also where the clock was set back. It is
+/// the time where it can be.
+///
+/// # Errors
+/// The file's.
+pub fn next_generation(data: &Path) -> Result<u64, ClusterError> {
+    let path = data.join("mesh").join("generation");
+    let failed = |error| ClusterError::Io { path: path.clone(), error };
+    let last = match fs::read_to_string(&path) {
+        Ok(text) => {
+            let last = text.trim().strip_prefix("v1 ").and_then(|number| number.parse::<u64>().ok());
+            let what = || "it is no generation; remove it, and the node takes the time for it".to_owned();
+            last.ok_or_else(|| ClusterError::Unreadable { path: path.clone(), what: what() })?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed(error)),
+    };
+    let next = plane::now_ms().max(last.saturating_add(GENERATIONS_OF_A_LIFE));
+    let partial = path.with_extension("tmp");
+    fs::write(&partial, format!("v1 {next}\n")).and_then(|()| fs::rename(&partial, &path)).map_err(failed)?;
+    Ok(next)
+}
+
 /// The authority, where its key is.
 ///
 /// # Errors
@@ -215,6 +255,7 @@ pub fn init(
     cluster_name: &str,
     domain: &str,
     region: &str,
+    shards: u16,
 ) -> Result<(Membership, Fingerprint), ClusterError> {
     let text = |error: &dyn std::fmt::Display| ClusterError::Text(error.to_string());
     let (name, region): (Name, Name) = (new.name.parse().map_err(|e| text(&e))?, region.parse().map_err(|e| text(&e))?);
@@ -242,6 +283,9 @@ pub fn init(
         mesh: new.mesh,
         contacts: Vec::new(),
         is_first: true,
+        // A shard has a slot at least.
+        slots: SLOTS_DEFAULT.max(shards.next_power_of_two()),
+        shards,
     };
     // Last: it is what makes the directory a node.
     membership.write(&new.data)?;
@@ -264,12 +308,6 @@ pub async fn join(new: &NewNode, at: SocketAddr, token: &JoinToken) -> Result<Me
     let about = to_json(&says).map_err(ClusterError::Answer)?;
     let joined = join_cluster(at, token, about.to_vec(), ClientOptions::default()).await?;
     let told: JoinerTold = from_json("what the cluster told", &joined.about).map_err(ClusterError::Answer)?;
-    if (told.slots, told.shards) != (SLOTS_DEFAULT, SHARDS_DEFAULT) {
-        return Err(ClusterError::Text(format!(
-            "the cluster has {} slots in {} shards, this build makes {SLOTS_DEFAULT} in {SHARDS_DEFAULT}",
-            told.slots, told.shards
-        )));
-    }
     keep_identity(&new.data, &joined.leaf, &joined.authority)?;
     if let Some(key) = &told.authority_key {
         keep_authority(&new.data, key, &joined.authority)?;
@@ -287,6 +325,8 @@ pub async fn join(new: &NewNode, at: SocketAddr, token: &JoinToken) -> Result<Me
         mesh: new.mesh,
         contacts,
         is_first: false,
+        slots: told.slots,
+        shards: told.shards,
     };
     membership.write(&new.data)?;
     Ok(membership)
@@ -329,4 +369,27 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), ClusterError> {
         file.sync_all()
     };
     write().map_err(|error| ClusterError::Io { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s5_1_9_a_life_is_newer_than_the_one_before_whatever_the_clock_says() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("mesh")).unwrap();
+        let path = folder.path().join("mesh/generation");
+        let now = plane::now_ms();
+        let first = next_generation(folder.path()).unwrap();
+        assert!((now..now + 60_000).contains(&first), "the time, where it can be");
+        assert!(first < next_generation(folder.path()).unwrap(), "at once again");
+        // The life before had a clock an hour ahead.
+        fs::write(&path, format!("v1 {}\n", now + 3_600_000)).unwrap();
+        assert!(now + 3_600_000 < next_generation(folder.path()).unwrap());
+        fs::write(&path, "v1 many\n").unwrap();
+        let refused = next_generation(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("mesh/generation") && refused.contains("remove it"), "{refused}");
+    }
 }

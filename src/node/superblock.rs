@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::hex;
-use crate::limits::{SHARDS_DEFAULT, SLOTS_DEFAULT};
 
 /// Version of the data directory's layout.
 pub const DIRECTORY_VERSION: u32 = 1;
@@ -32,6 +31,17 @@ pub struct Superblock {
     pub logs: u16,
     /// BLAKE3 of the lines before, in hexadecimal.
     pub check: String,
+}
+
+/// What is fixed when a directory is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Slots, a power of two.
+    pub slots: u16,
+    /// Shards, at most as many as slots.
+    pub shards: u16,
+    /// Logs, at most as many as shards.
+    pub logs: u16,
 }
 
 /// Why a data directory cannot be used.
@@ -70,12 +80,11 @@ pub enum SuperblockError {
 }
 
 impl Superblock {
-    /// Reads the superblock of `directory`, or makes directory and superblock with `logs` logs. The flag says whether it was
-    /// made.
+    /// Reads the superblock of `directory`, or makes directory and superblock with those counts. The flag says whether it was made.
     ///
     /// # Errors
     /// [`SuperblockError`].
-    pub fn open_or_create(directory: &Path, logs: u16, random: [u8; 16]) -> Result<(Self, bool), SuperblockError> {
+    pub fn open_or_create(directory: &Path, counts: Counts, random: [u8; 16]) -> Result<(Self, bool), SuperblockError> {
         let path = directory.join(FILE);
         let failed = |error| SuperblockError::Io { path: path.clone(), error };
         match fs::read_to_string(&path) {
@@ -94,9 +103,9 @@ impl Superblock {
         let mut superblock = Self {
             version: DIRECTORY_VERSION,
             node: hex(&random),
-            slots: SLOTS_DEFAULT,
-            shards: SHARDS_DEFAULT,
-            logs,
+            slots: counts.slots,
+            shards: counts.shards,
+            logs: counts.logs,
             check: String::new(),
         };
         superblock.check = superblock.checksum();
@@ -156,13 +165,17 @@ impl Superblock {
 mod tests {
     use super::*;
 
+    fn counts(logs: u16) -> Counts {
+        Counts { slots: 16, shards: 4, logs }
+    }
+
     #[test]
     fn s1_1_9_superblock_is_made_once_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("data");
-        let (made, fresh) = Superblock::open_or_create(&directory, 2, [7; 16]).unwrap();
+        let (made, fresh) = Superblock::open_or_create(&directory, counts(2), [7; 16]).unwrap();
         assert!(fresh);
-        let (read, fresh) = Superblock::open_or_create(&directory, 4, [8; 16]).unwrap();
+        let (read, fresh) = Superblock::open_or_create(&directory, counts(4), [8; 16]).unwrap();
         assert!(!fresh);
         assert_eq!(read, made);
     }
@@ -171,11 +184,11 @@ mod tests {
     fn s1_1_9_superblock_of_strangers_is_refused_and_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
-        let (made, _) = Superblock::open_or_create(folder.path(), 2, [7; 16]).unwrap();
+        let (made, _) = Superblock::open_or_create(folder.path(), counts(2), [7; 16]).unwrap();
         let good = fs::read_to_string(&path).unwrap();
         let check = |text: String, wanted: &str| {
             fs::write(&path, text).unwrap();
-            let error = Superblock::open_or_create(folder.path(), 2, [7; 16]).unwrap_err().to_string();
+            let error = Superblock::open_or_create(folder.path(), counts(2), [7; 16]).unwrap_err().to_string();
             assert!(error.contains(wanted), "{error:?} should say {wanted:?}");
         };
         check(good.replace("version = 1", "version = 9"), "layout version 9");
@@ -184,7 +197,7 @@ mod tests {
         check(String::new(), "damaged");
         fs::remove_file(&path).unwrap();
         fs::create_dir(folder.path().join("log-00")).unwrap();
-        let error = Superblock::open_or_create(folder.path(), 2, [7; 16]).unwrap_err().to_string();
+        let error = Superblock::open_or_create(folder.path(), counts(2), [7; 16]).unwrap_err().to_string();
         assert!(error.contains("no superblock.toml"), "{error}");
     }
 }

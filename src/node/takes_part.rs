@@ -41,6 +41,8 @@ use crate::shard::{ConsensusParts, Host, Steward};
 
 /// Time between two looks at the end of the node's certificate.
 const RENEWAL_LOOK: Duration = Duration::from_secs(600);
+/// Time until a renewal that failed is tried again.
+const RENEWAL_AGAIN: Duration = Duration::from_secs(5);
 /// Time between two tries to tell the cluster where this node is.
 const ANNOUNCE_AGAIN: Duration = Duration::from_millis(300);
 /// Time for which a node that stops waits for others to take its offices.
@@ -70,14 +72,14 @@ pub(super) struct Rumours {
     hear: mpsc::Sender<Heard>,
     heard: Arc<Mutex<Option<mpsc::Receiver<Heard>>>>,
     told: watch::Sender<Arc<Seen>>,
-    started_ms: u64,
+    generation: u64,
 }
 
 impl Rumours {
-    /// Rumours that end in `told`.
-    pub(super) fn new(told: watch::Sender<Arc<Seen>>) -> Self {
+    /// Rumours that end in `told`, about a node in its `generation`.
+    pub(super) fn new(told: watch::Sender<Arc<Seen>>, generation: u64) -> Self {
         let (hear, heard) = mpsc::channel(HEARD_MAX);
-        Self { hear, heard: Arc::new(Mutex::new(Some(heard))), told, started_ms: now_ms() }
+        Self { hear, heard: Arc::new(Mutex::new(Some(heard))), told, generation }
     }
 }
 
@@ -180,7 +182,7 @@ impl Part {
     ) -> driver::Parts {
         let (membership, states) = (&self.parts.membership, self.parts.states.clone());
         let own =
-            Identity { node: membership.id(), generation: self.parts.rumours.started_ms, address: membership.mesh };
+            Identity { node: membership.id(), generation: self.parts.rumours.generation, address: membership.mesh };
         let pool = self.pool.clone();
         let mut busy = Busy::new(host.clone(), shared.clone(), states.clone());
         driver::Parts {
@@ -302,8 +304,8 @@ async fn form(parts: &ClusterParts, plane: &Rc<Plane>, addresses: Addresses) -> 
         cluster_id: cluster.ok_or_else(|| unfit(&"cluster is not 32 hexadecimal digits"))?,
         cluster_name: membership.cluster_name.parse().map_err(|e| unfit(&e))?,
         domain: membership.domain.parse().map_err(|e| unfit(&e))?,
-        slot_count: crate::limits::SLOTS_DEFAULT,
-        shard_count: crate::limits::SHARDS_DEFAULT,
+        slot_count: membership.slots,
+        shard_count: membership.shards,
         replication_factor: 3,
         name: membership.name.parse().map_err(|e| unfit(&e))?,
         region: membership.region.parse().map_err(|e| unfit(&e))?,
@@ -329,15 +331,26 @@ async fn tell_contact(parts: &ClusterParts, at: SocketAddr, action: Action) -> R
     }
 }
 
-/// Renews the node's certificate when two thirds of its life are over.
+/// Renews the node's certificate when two thirds of its life are over, or when the cluster is asked to.
 async fn renew(parts: ClusterParts, plane: Rc<Plane>) {
+    let (mut states, own) = (parts.states.clone(), parts.membership.id());
     loop {
-        if parts.credentials.renew_due(SystemTime::now())
+        let is_asked = states.borrow_and_update().cluster().is_some_and(|cluster| cluster.is_renewal_asked(own));
+        let mut pause = RENEWAL_LOOK;
+        if (is_asked || parts.credentials.renew_due(SystemTime::now()))
             && let Err(refusal) = renew_now(&parts, &plane).await
         {
             tracing::warn!(%refusal, "the certificate was not renewed; it is tried again");
+            pause = RENEWAL_AGAIN;
         }
-        tokio::time::sleep(RENEWAL_LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = states.changed(), if pause == RENEWAL_LOOK => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
     }
 }
 

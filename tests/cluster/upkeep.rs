@@ -138,3 +138,88 @@ fn s1_2_9_members_are_restarted_in_turn_and_no_request_fails() {
         assert!(told.ends_with(", 0 lost"), "{}: {told}", member.name);
     }
 }
+
+/// The serial that the cluster knows of each member, from a renewal that was only tried.
+fn serials(node: &Node) -> Vec<String> {
+    let told = node.ok(&["cluster", "renew", "--all", "--dry-run", "-o", "ndjson"]);
+    let rows = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.map(|row| row["now"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn s6_1_2_certificates_of_all_members_are_renewed_under_load_and_no_request_fails() {
+    let _alone = alone();
+    let mut cluster = Cluster::of(3);
+    let notes = cluster.notes();
+    fs::write(&notes, "").unwrap();
+    let mut seen = serials(cluster.node(1));
+    let mut loads: Vec<OneByOne> = (1..=3).map(|number| OneByOne::on(cluster.node(number), &notes, 2)).collect();
+    for round in 0..3 {
+        grows(&notes, 65 * 32);
+        let told = cluster.node(1 + round).ok(&["cluster", "renew", "--all", "-o", "ndjson"]);
+        assert_eq!(told.lines().count(), 3, "{told}");
+        let now = serials(cluster.node(1));
+        assert!(now.iter().all(|serial| !seen.contains(serial)), "a member kept its certificate: {now:?}");
+        seen.extend(now);
+        grows(&notes, 65 * 32);
+        loads.iter_mut().for_each(|load| load.none_failed("certificates were renewed"));
+    }
+    drop(loads);
+    assert_eq!(seen.len(), 12);
+    // Whoever starts anew speaks with the new one, and is believed by those that have theirs.
+    for member in 0..3 {
+        cluster.members[member].kill();
+        cluster.members[member].start();
+        cluster.settles(3);
+    }
+    // One of a member that is away comes when it is back; who waits for it is told.
+    cluster.members[2].kill();
+    let away = cluster.node(1).run(&["cluster", "renew", "n3", "--timeout", "1s"]);
+    crate::stand::refused(&away, 8, "when it is up");
+    cluster.members[2].start();
+    cluster.node(1).ok(&["cluster", "renew", "n3", "--timeout", "60s"]);
+    assert!(serials(cluster.node(1)).iter().filter(|serial| !seen.contains(serial)).count() == 1);
+    crate::stand::refused(&cluster.node(1).run(&["cluster", "renew", "n9"]), 5, "no member n9");
+    for member in &cluster.members {
+        let told = member.node().ok(&["bench", "acknowledged", "--verify", &text(&notes)]);
+        assert!(told.ends_with(", 0 lost"), "{}: {told}", member.name);
+    }
+}
+
+#[test]
+fn s1_1_9_a_cluster_has_as_many_shards_as_it_was_made_with() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let spawn = |name: &str| {
+        let mut command = Command::new(QMESH);
+        command.env("QMESH_LOG", "warn,openraft=off");
+        let at = ["--tuning", "laptop", "--http", "127.0.0.1:0", "--quic", "127.0.0.1:0"];
+        Node::spawn(command, &folder.path().join(name), &at).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let place = |name: &str, mesh: &str| {
+        let data = text(&folder.path().join(name));
+        ["--data", &data, "--name", name, "--mesh", mesh].map(str::to_owned).to_vec()
+    };
+    let made = |command: &[&str], place: &[String]| {
+        let words = command.iter().map(|&word| word.to_owned()).chain(place.iter().cloned()).collect::<Vec<_>>();
+        crate::stand::qmesh(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let mesh = crate::stand::free_port().to_string();
+    crate::stand::refused(&made(&["init", "--shards", "65"], &place("a", &mesh)), 2, "65");
+    crate::stand::succeeds(&made(&["init", "--shards", "24"], &place("a", &mesh)));
+    let first = spawn("a");
+    let token = first.ok(&["token", "issue"]);
+    let other = crate::stand::free_port().to_string();
+    crate::stand::succeeds(&made(&["join", &mesh, "--token", &token], &place("b", &other)));
+    let second = spawn("b");
+    for node in [&first, &second] {
+        eventually(node, |status| {
+            let groups = status["groups"].as_array().unwrap();
+            groups.len() == 25 && groups.iter().all(|group| !group["primary"].is_null())
+        });
+        let slots = node.ok(&["cluster", "slots", "-o", "ndjson"]);
+        assert_eq!(slots.lines().count(), 24, "{slots}");
+    }
+    let id = second.ok_with_input(&["dag", "put", "--kind", "note", "-"], b"in one of 24");
+    assert_eq!(first.ok(&["dag", "get", &id, "--payload"]), "in one of 24");
+}

@@ -32,8 +32,9 @@ use super::{
 pub const LEAF_LIFE: Duration = Duration::from_secs(90 * 86_400);
 /// Life of the authority's own certificate (ten years).
 pub const AUTHORITY_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
-/// How far a certificate's start lies in the past, for peers whose clocks are behind.
-const CLOCK_SKEW: Duration = Duration::from_secs(3_600);
+/// How far a certificate's start lies in the past, for peers whose clocks are behind the signer's: a clock that is an hour ahead and one
+/// that is an hour behind still believe each other, and so do those that are off by a time zone.
+const CLOCK_SKEW: Duration = Duration::from_secs(86_400);
 
 /// File of the authority's certificate: what a client is given to trust.
 pub const AUTHORITY_CERTIFICATE_FILE: &str = "ca.pem";

@@ -19,3 +19,8 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     tokio::time::timeout(limit, future).await.ok()
 }
+
+/// Waits.
+pub(crate) async fn pause(time: Duration) {
+    tokio::time::sleep(time).await;
+}

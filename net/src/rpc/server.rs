@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -34,6 +34,9 @@ const PIECES_PER_GULP: usize = 64;
 /// Requests of one batch. Bounds what a handler that answers at once can buffer before the bounds on answers are looked
 /// at again.
 const REQUESTS_PER_BATCH_MAX: usize = 256;
+
+/// While a connection drains, a client that acknowledges nothing for so long is taken for dead.
+const DRAIN_SILENCE_MAX: Duration = Duration::from_millis(1500);
 
 /// Answers requests. The meaning of operations, bodies and status numbers is its own.
 pub trait Handler {
@@ -262,7 +265,8 @@ pub(crate) async fn serve(
             accepted = connection.accept_bi().fuse() => accepted,
             () = stop => {
                 // The wait is bounded, so that a client that takes nothing cannot hold the node.
-                task::within(options.drain_timeout, refuse_until(&connection, streams.all_over())).await;
+                let over = refuse_until(&connection, streams.all_over());
+                task::within(options.drain_timeout, either(over, gone(&connection))).await;
                 connection.close(code(CloseCode::Draining), b"draining");
                 return;
             }
@@ -292,6 +296,35 @@ async fn refuse_until(connection: &Connection, over: impl Future<Output = ()>) {
                 Ok((send, receive)) => refuse(send, receive, CloseCode::Draining),
                 Err(_) => return,
             },
+        }
+    }
+}
+
+/// Completes when either does.
+async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    let (one, other) = (one.fuse(), other.fuse());
+    pin_mut!(one, other);
+    select_biased! {
+        () = one => {}
+        () = other => {}
+    }
+}
+
+/// Completes when the client has acknowledged nothing of what it was sent for [`DRAIN_SILENCE_MAX`]: it has died without a word. One that
+/// waits for an answer which is still being made owes no acknowledgement and is waited for.
+async fn gone(connection: &Connection) {
+    let counts = || {
+        let stats = connection.stats();
+        (stats.udp_rx.datagrams, stats.udp_tx.datagrams)
+    };
+    let ((mut heard, mut sent), mut since) = (counts(), Instant::now());
+    loop {
+        task::pause(DRAIN_SILENCE_MAX / 10).await;
+        let now = counts();
+        if now.0 != heard {
+            ((heard, sent), since) = (now, Instant::now());
+        } else if sent < now.1 && DRAIN_SILENCE_MAX <= since.elapsed() {
+            return;
         }
     }
 }

@@ -45,6 +45,9 @@ pub(in crate::cli) struct InitArguments {
     /// Where the node stands.
     #[arg(long, default_value = "local")]
     region: String,
+    /// Groups that the data is spread over, each with its own primary; it cannot be changed later.
+    #[arg(long, default_value_t = crate::limits::SHARDS_DEFAULT, value_parser = clap::value_parser!(u16).range(1..=i64::from(crate::control::SHARDS_MAX)))]
+    shards: u16,
 }
 
 /// `qmesh join …`
@@ -69,9 +72,9 @@ struct Founded<'a> {
 
 /// Runs `qmesh init …`.
 pub(in crate::cli) fn init(arguments: &InitArguments, output: Output) -> Outcome {
-    let InitArguments { place, cluster, domain, region } = arguments;
+    let InitArguments { place, cluster, domain, region, shards } = arguments;
     let (membership, fingerprint) =
-        cluster::init(&new_node(place), cluster, domain, region).map_err(|error| failure(&error))?;
+        cluster::init(&new_node(place), cluster, domain, region, *shards).map_err(|error| failure(&error))?;
     let founded = Founded { data: &place.data, membership: &membership, authority: Some(fingerprint.to_string()) };
     output.value(&mut io::stdout().lock(), &founded, |_| {
         format!(

@@ -5,6 +5,7 @@
 
 pub(super) mod demo;
 pub(super) mod found;
+mod renew;
 
 use std::io;
 use std::process::ExitCode;
@@ -87,6 +88,18 @@ enum ClusterCommand {
         #[command(flatten)]
         change: Change,
     },
+    /// Let nodes get their next certificates now, without closing a connection; waits until they have them.
+    #[command(after_help = "Examples:\n  qmesh cluster renew n2\n  qmesh cluster renew --all --timeout 2m")]
+    Renew {
+        /// Name or number of the node.
+        #[arg(value_name = "NODE", required_unless_present = "all")]
+        member: Option<String>,
+        /// Every node that takes part.
+        #[arg(long, conflicts_with = "member")]
+        all: bool,
+        #[command(flatten)]
+        change: Change,
+    },
     /// How many copies of every shard vote: 1 to 5.
     #[command(after_help = "Example: qmesh cluster replicas 5")]
     Replicas {
@@ -154,6 +167,7 @@ pub(super) fn run(arguments: ClusterArguments, global: Global) -> ExitCode {
             let node = named(session, &member).await?;
             command(session, Action::Promote { shard: ShardId(shard), node }, change).await
         }
+        ClusterCommand::Renew { member, all: _, change } => renew::run(session, member.as_deref(), change).await,
         ClusterCommand::Replicas { count, pair, change } => {
             command(session, Action::SetReplication { factor: count, pair_votes: pair }, change).await
         }
@@ -203,19 +217,7 @@ async fn named(session: &Session, text: &str) -> Result<NodeId, Failure> {
 }
 
 async fn command(session: &Session, action: Action, Change { dry_run }: Change) -> Outcome {
-    let command = Command { request: RequestId(random()), now_ms: now_ms(), action };
-    let answer = control(session, Ask::Command { command: Box::new(command), dry_run }).await?;
-    let Answer::Outcome { outcome, differences } = answer else { return Err(unexpected()) };
-    let accepted = outcome.map_err(|refused| Failure::new(refused.reason(), refused.to_string()))?;
-    #[derive(Serialize)]
-    struct Told {
-        dry_run: bool,
-        epoch: u64,
-        warnings: Vec<String>,
-        differences: Vec<String>,
-    }
-    let warnings = accepted.warnings.iter().map(ToString::to_string).collect();
-    let told = Told { dry_run, epoch: accepted.epoch.0, warnings, differences };
+    let told = commanded(session, action, dry_run).await?;
     session.output().value(&mut io::stdout().lock(), &told, |told| {
         let head = if told.dry_run { "nothing was changed; it would be:" } else { "done" };
         let lines =
@@ -223,6 +225,23 @@ async fn command(session: &Session, action: Action, Change { dry_run }: Change) 
         std::iter::once(format!("{head} (epoch {})", told.epoch)).chain(lines).collect::<Vec<_>>().join("\n")
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Told {
+    dry_run: bool,
+    epoch: u64,
+    warnings: Vec<String>,
+    differences: Vec<String>,
+}
+
+async fn commanded(session: &Session, action: Action, dry_run: bool) -> Result<Told, Failure> {
+    let command = Command { request: RequestId(random()), now_ms: now_ms(), action };
+    let answer = control(session, Ask::Command { command: Box::new(command), dry_run }).await?;
+    let Answer::Outcome { outcome, differences } = answer else { return Err(unexpected()) };
+    let accepted = outcome.map_err(|refused| Failure::new(refused.reason(), refused.to_string()))?;
+    let warnings = accepted.warnings.iter().map(ToString::to_string).collect();
+    Ok(Told { dry_run, epoch: accepted.epoch.0, warnings, differences })
 }
 
 #[derive(Serialize)]
