@@ -67,6 +67,12 @@ pub const SHARDS_DEFAULT: u16 = 4;
 
 /// Body of one HTTP request that is not a batch stream, in bytes.
 pub const HTTP_BODY_BYTES_MAX: usize = 4 << 20;
+/// How many times its bytes a coded body of a request may unfold to. Text seldom reaches 20.
+pub const HTTP_INFLATION_RATIO_MAX: usize = 100;
+/// Bytes that a coded body may unfold to whatever its ratio.
+pub const HTTP_INFLATION_FREE_BYTES: usize = 256 << 10;
+/// Coded bodies that one core unfolds at a time.
+pub const HTTP_INFLATIONS_PER_CORE_MAX: usize = 64;
 /// One line of an NDJSON stream, in bytes.
 pub const NDJSON_LINE_BYTES_MAX: usize = 4 << 20;
 /// Head of one HTTP request, in bytes.
@@ -75,6 +81,20 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 32 << 10;
 pub const HTTP_CONNECTIONS_PER_CORE_MAX: usize = 4096;
 /// Streams of one HTTP/2 connection (S5.1: 100).
 pub const HTTP2_STREAMS_MAX: u32 = 100;
+/// Bytes that a peer may have on the way to us on one HTTP/3 stream.
+pub const HTTP3_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Bytes that a peer may have on the way to us on one HTTP/3 connection.
+pub const HTTP3_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// WebSockets of one core.
+pub const WEBSOCKETS_PER_CORE_MAX: usize = 1024;
+/// Requests of one WebSocket that are open.
+pub const WEBSOCKET_REQUESTS_MAX: usize = 64;
+/// Messages that wait for the reader of one WebSocket.
+pub const WEBSOCKET_WAITING_MAX: usize = 64;
+/// Silence after which the other end of a WebSocket is asked whether it is there, in milliseconds; after as much again it is gone.
+pub const WEBSOCKET_PING_MS: u64 = 30_000;
+/// Time without a message or an open request after which a WebSocket is closed, in milliseconds (S5.1: idle 300 s).
+pub const WEBSOCKET_IDLE_MS: u64 = 300_000;
 /// Time to send the head of a request, in milliseconds.
 pub const HTTP_HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time between two pieces of a request's body, in milliseconds.

@@ -43,6 +43,8 @@ mod records;
 mod rest;
 #[path = "../storage/tests/scene/mod.rs"]
 mod scene;
+#[path = "fuzz/sockets.rs"]
+mod sockets;
 #[path = "fuzz/stand.rs"]
 mod stand;
 #[path = "fuzz/words.rs"]

@@ -4,13 +4,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is what a test reports")]
 
+#[path = "rest/attacks.rs"]
+mod attacks;
 #[path = "rest/bounds.rs"]
 mod bounds;
 #[path = "rest/clients.rs"]
 mod clients;
+#[path = "rest/coding.rs"]
+mod coding;
 mod house;
 #[path = "rest/http.rs"]
 mod http;
+#[path = "rest/http3.rs"]
+mod http3;
 #[path = "rest/tls.rs"]
 mod tls;
 

@@ -65,6 +65,22 @@ pub fn https_server(leaf: &Leaf) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
+/// TLS of the HTTPS door's other half, which speaks HTTP/3.
+pub fn http3_server(leaf: &Leaf) -> Result<Arc<QuicServerConfig>, TlsError> {
+    let mut config = server(leaf, None)?;
+    config.alpn_protocols = vec![b"h3".to_vec()];
+    // A request in early data could be replayed.
+    config.max_early_data_size = 0;
+    Ok(Arc::new(QuicServerConfig::try_from(config).map_err(|_| TlsError::NoInitialCipher)?))
+}
+
+/// TLS of a client of HTTP/3.
+pub fn http3_client(trust: &Trust) -> Result<Arc<QuicClientConfig>, TlsError> {
+    let mut config = client(trust, None)?;
+    config.alpn_protocols = vec![b"h3".to_vec()];
+    Ok(Arc::new(QuicClientConfig::try_from(config).map_err(|_| TlsError::NoInitialCipher)?))
+}
+
 /// TLS of the mesh's client side; `identity` is shown to servers that ask for one.
 pub fn mesh_client(trust: &Trust, identity: Option<&Leaf>) -> Result<Arc<QuicClientConfig>, TlsError> {
     let mut config = client(trust, identity)?;

@@ -90,6 +90,8 @@ pub struct Doors {
     pub http: TcpListener,
     /// TLS of the HTTP door, if it has any.
     pub https: Option<Arc<rustls::ServerConfig>>,
+    /// TLS of HTTP/3 beside it, on the same address.
+    pub http3: Option<Arc<quinn::crypto::rustls::QuicServerConfig>>,
     /// Where QUIC listens, together with the other cores.
     pub quic: SocketAddr,
     /// TLS of the QUIC door.
@@ -103,13 +105,18 @@ pub struct Doors {
 /// # Errors
 /// The operating system's, when a socket cannot be had.
 pub fn open(doors: Doors, context: Context) -> io::Result<impl Future<Output = ()>> {
+    let http3 = doors.http3.map(|tls| {
+        let options = http::http3_options(&doors.endpoint_options, context.facts.http_connections_max);
+        Endpoint::bind(context.facts.http, tls, options)
+    });
+    let http3 = http3.transpose()?;
     let endpoint = Endpoint::bind(doors.quic, doors.quic_server, doors.endpoint_options)?;
     tracing::info!(core = context.router.core(), buffers = ?endpoint.buffers(), "QUIC door open");
     let options = ServeOptions { drain_timeout: DRAIN_TIMEOUT, ..ServeOptions::default() };
     let (door, draining) = (quic::Door::new(context.clone()), context.draining.clone());
     Ok(async move {
         let quic = endpoint.serve(door, options, draining);
-        let http = http::serve(doors.http, doors.https, context);
+        let http = http::serve(doors.http, doors.https, http3, context);
         futures_util::join!(quic, http);
     })
 }

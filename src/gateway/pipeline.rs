@@ -75,7 +75,7 @@ pub enum Caller {
 
 impl Caller {
     /// How long its token still lasts.
-    fn remaining(&self) -> Option<Duration> {
+    pub(in crate::gateway) fn remaining(&self) -> Option<Duration> {
         let Self::Principal(principal) = self else { return None };
         let ends = UNIX_EPOCH + Duration::from_secs(principal.expires_s.min(FAR_S));
         Some(ends.duration_since(SystemTime::now()).unwrap_or_default())

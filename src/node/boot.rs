@@ -117,6 +117,12 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     let leaf = authority.node_leaf(&names, SystemTime::now()).map_err(|e| identity(&e))?;
     let quic_server = tls::mesh_server(&leaf, None).map_err(|e| identity(&e))?;
     let https = if options.https { Some(tls::https_server(&leaf).map_err(|e| identity(&e))?) } else { None };
+    // One UDP port cannot be the door of both.
+    let http3 = options.https && http.port() != quic.port();
+    if options.https && !http3 {
+        tracing::warn!(port = quic.port(), "no HTTP/3: QUIC has its port; give --http or --quic another");
+    }
+    let http3 = if http3 { Some(tls::http3_server(&leaf).map_err(|e| identity(&e))?) } else { None };
 
     let facts = Arc::new(NodeFacts {
         version: env!("CARGO_PKG_VERSION"),
@@ -189,6 +195,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
             facts: facts.clone(),
             http,
             https: https.clone(),
+            http3: http3.clone(),
             quic_server: quic_server.clone(),
             endpoint_options: endpoint_options(&resolved),
             gateway_secret: gateway_secret.clone(),

@@ -88,6 +88,7 @@ pub(super) struct CoreParts {
     pub(super) facts: Arc<NodeFacts>,
     pub(super) http: TcpListener,
     pub(super) https: Option<Arc<rustls::ServerConfig>>,
+    pub(super) http3: Option<Arc<quinn::crypto::rustls::QuicServerConfig>>,
     pub(super) quic_server: Arc<quinn::crypto::rustls::QuicServerConfig>,
     pub(super) endpoint_options: EndpointOptions,
     /// What all gateways of a cluster know and nobody else.
@@ -154,6 +155,7 @@ pub(super) async fn run(mut parts: CoreParts) {
     let doors = gateway::Doors {
         http: parts.http,
         https: parts.https,
+        http3: parts.http3,
         quic: parts.facts.quic,
         quic_server: parts.quic_server,
         endpoint_options: parts.endpoint_options,

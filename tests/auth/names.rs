@@ -79,3 +79,29 @@ fn s6_1_9_beyond_loopback_the_door_answers_under_its_names_and_its_certificate_h
     assert_eq!(ask("dag.example.org", TIPS, Some("https://evil.example"), token), 403);
     assert_eq!(ask("dag.example.org", "/livez", None, None), 200);
 }
+
+#[test]
+fn s6_1_9_pages_of_listed_origins_may_read_answers_and_their_browsers_may_ask_before() {
+    let issuer = Issuer::start();
+    let (node, _folder) =
+        node_with(&format!("[ingress]\norigins = [\"https://app.example.org\"]\n{}", auth(&issuer)), &[]);
+    let ours = ("Origin", "https://app.example.org");
+    let before = [ours, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "authorization")];
+    let allowed = call(&node, "OPTIONS", "/mcp", &before, b"");
+    assert_eq!((allowed.status, allowed.header("access-control-allow-origin")), (204, Some(ours.1)));
+    assert!(allowed.header("access-control-allow-headers").is_some_and(|names| names.contains("authorization")));
+    assert!(allowed.header("access-control-allow-methods").is_some_and(|names| names.contains("POST")));
+    // What is refused can be read too: the page learns where tokens come from.
+    let refused = call(&node, "GET", TIPS, &[ours], b"");
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (401, Some(ours.1)));
+    assert!(refused.header("access-control-expose-headers").is_some_and(|names| names.contains("www-authenticate")));
+    assert!(refused.head.iter().any(|(name, value)| name == "vary" && value == "Origin"));
+    // Other pages get nothing, those of this machine included, and neither does a question that is none.
+    let evil = [("Origin", "https://evil.example"), before[1]];
+    let denied = call(&node, "OPTIONS", "/mcp", &evil, b"");
+    assert_eq!((denied.status, denied.header("access-control-allow-origin")), (403, None));
+    let local = [("Origin", "http://localhost:3000"), before[1]];
+    assert_eq!(call(&node, "OPTIONS", "/mcp", &local, b"").header("access-control-allow-origin"), None);
+    assert_ne!(call(&node, "OPTIONS", "/mcp", &[ours], b"").status, 204);
+    assert_eq!(get(&node, "/livez").header("access-control-allow-origin"), None);
+}

@@ -146,3 +146,13 @@ pub(crate) fn request(method: &str, target: &str, headers: &[(String, String)], 
     head.push_str("\r\n");
     [head.as_bytes(), body].concat()
 }
+
+/// Reads an answer's head byte by byte, so that what follows stays where it is.
+pub(crate) fn skip_head(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).expect("a head") == 1 {
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+}

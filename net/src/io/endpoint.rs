@@ -43,6 +43,8 @@ const INCOMING_BYTES_MAX: u64 = 16 << 20;
 pub struct TransportOptions {
     /// Bidirectional streams that the peer may have open (S5.1: 100 a client).
     pub streams_max: u32,
+    /// Unidirectional streams that the peer may have open. The mesh has none; HTTP/3 has three.
+    pub one_way_streams_max: u32,
     /// Silence after which a connection is given up (S5.1: 300 s).
     pub idle_timeout: Duration,
     /// Silence after which a sign of life is sent (S5.1: 60 s).
@@ -80,6 +82,7 @@ impl Default for TransportOptions {
     fn default() -> Self {
         Self {
             streams_max: 100,
+            one_way_streams_max: 0,
             idle_timeout: Duration::from_secs(300),
             keep_alive: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(30),
@@ -183,6 +186,17 @@ impl Endpoint {
         self.serve_each(Rc::new(clients), drain_timeout, draining).await;
     }
 
+    /// Hands every connection whose handshake is done to `serve` until `draining` turns true, and gives those that are open then
+    /// `drain_timeout`.
+    pub async fn serve_with<F: Future<Output = ()> + 'static>(
+        &self,
+        serve: impl Fn(Connection) -> F + 'static,
+        drain_timeout: Duration,
+        draining: watch::Receiver<bool>,
+    ) {
+        self.serve_each(Rc::new(Handed(serve)), drain_timeout, draining).await;
+    }
+
     /// Accepts connections until `draining` turns true, and gives `drain_timeout` to those that are open then.
     pub(crate) async fn serve_each(
         &self,
@@ -279,6 +293,19 @@ struct Clients {
 impl Reception for Clients {
     async fn serve(&self, connection: Connection) {
         serve(connection, None, self.handler.clone(), self.options.clone(), self.draining.clone()).await;
+    }
+
+    fn failed(&self, address: SocketAddr, error: &ConnectionError) {
+        tracing::debug!(peer = %address, reason = %error, "handshake failed");
+    }
+}
+
+/// Connections that somebody else serves.
+struct Handed<S>(S);
+
+impl<F: Future<Output = ()> + 'static, S: Fn(Connection) -> F + 'static> Reception for Handed<S> {
+    async fn serve(&self, connection: Connection) {
+        (self.0)(connection).await;
     }
 
     fn failed(&self, address: SocketAddr, error: &ConnectionError) {
@@ -433,7 +460,7 @@ fn transport(options: &TransportOptions, loopback: Option<SocketBuffers>) -> Tra
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(options.streams_max.into())
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(options.one_way_streams_max.into())
         .datagram_receive_buffer_size((0 < options.datagram_buffer_bytes).then_some(options.datagram_buffer_bytes))
         .max_idle_timeout(IdleTimeout::try_from(options.idle_timeout).ok())
         .keep_alive_interval(Some(options.keep_alive))

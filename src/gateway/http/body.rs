@@ -12,10 +12,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::arriving::Arriving;
+use super::coding::{Coder, Coding, STEP_BYTES};
+use super::inflate::Inflation;
 use super::pace::Request;
 use crate::error::{Reason, Refusal};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_IDLE_TIMEOUT_MS};
@@ -33,7 +36,7 @@ const DISCARD_MS: u64 = 5_000;
 pub struct Body {
     content: Content,
     /// Says to the connection that this request is over when the body has been sent or dropped.
-    request: Option<Rc<Request>>,
+    request: Option<Request>,
     /// When a stream is cut, however much is left of it.
     ends: Option<Pin<Box<Sleep>>>,
 }
@@ -41,6 +44,8 @@ pub struct Body {
 enum Content {
     Whole(Option<Bytes>),
     Stream(mpsc::Receiver<Piece>),
+    /// A body that is coded step by step.
+    Coded(Box<Content>, Box<Coder>),
     /// The last word was handed over; the error follows when the socket has had its turn to take it.
     LastWordSaid,
     Cut,
@@ -89,14 +94,14 @@ impl Body {
     }
 
     /// The same body, which keeps `request` open until it has been sent.
-    pub(super) fn holding(mut self, request: Rc<Request>) -> Self {
+    pub(super) fn holding(mut self, request: Request) -> Self {
         self.request = Some(request);
         self
     }
 
     /// The same body; if it is a stream, it is cut after `time`.
     pub fn ending_in(mut self, time: Duration) -> Self {
-        if matches!(self.content, Content::Stream(_)) {
+        if self.length().is_none() {
             self.ends = Some(Box::pin(sleep(time)));
         }
         self
@@ -106,8 +111,83 @@ impl Body {
     pub fn length(&self) -> Option<usize> {
         match &self.content {
             Content::Whole(bytes) => Some(bytes.as_ref().map_or(0, Bytes::len)),
-            Content::Stream(_) | Content::LastWordSaid | Content::Cut => None,
+            Content::Stream(_) | Content::Coded(..) | Content::LastWordSaid | Content::Cut => None,
         }
+    }
+
+    /// The bytes of a body that is there as a whole, and not empty.
+    pub(super) fn as_whole(&self) -> Option<Bytes> {
+        if let Content::Whole(bytes) = &self.content { bytes.clone() } else { None }
+    }
+
+    /// The same body, sent through a coder.
+    pub(super) fn coded(mut self, coder: Box<Coder>) -> Self {
+        self.content = Content::Coded(Box::new(self.content), coder);
+        self
+    }
+}
+
+impl Content {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let (piece, mut coder) = match self {
+            Self::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::LastWordSaid => {
+                *self = Self::Cut;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Self::Cut => return Poll::Ready(Some(Err(Cut))),
+            Self::Stream(pieces) => (std::task::ready!(pieces.poll_recv(context)), None),
+            Self::Coded(plain, coder) => match &mut **plain {
+                Self::Whole(Some(bytes)) => {
+                    let step = bytes.split_to(bytes.len().min(STEP_BYTES));
+                    if bytes.is_empty() {
+                        **plain = Self::Whole(None);
+                    }
+                    return match coder.step(&step, false) {
+                        None => self.broken(),
+                        // Nothing came out yet. The core serves others before the next step.
+                        Some(coded) if coded.is_empty() => {
+                            context.waker().wake_by_ref();
+                            Poll::Pending
+                        }
+                        Some(coded) => Poll::Ready(Some(Ok(Frame::data(coded)))),
+                    };
+                }
+                Self::Stream(pieces) => (std::task::ready!(pieces.poll_recv(context)), Some(coder)),
+                _ => (None, Some(coder)),
+            },
+        };
+        let (last_word, bytes) = match piece {
+            Some(Piece::Bytes(bytes)) => (false, Some(bytes)),
+            Some(Piece::LastWord(bytes)) => (true, Some(bytes)),
+            None => (false, None),
+        };
+        let ended = bytes.is_none();
+        let bytes = match (&mut coder, bytes) {
+            (None, bytes) => bytes,
+            (Some(coder), Some(bytes)) => match coder.step(&bytes, true) {
+                Some(coded) => Some(coded),
+                None => return self.broken(),
+            },
+            (Some(coder), None) => match coder.finish() {
+                Some(rest) => Some(rest),
+                None => return self.broken(),
+            },
+        };
+        if last_word {
+            *self = Self::LastWordSaid;
+        } else if ended {
+            *self = Self::Whole(None);
+        }
+        Poll::Ready(bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    /// A coder that fails in front of a buffer is a defect of ours; the reader learns that the answer is not whole.
+    fn broken(&mut self) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        tracing::error!("an answer could not be coded");
+        *self = Self::Cut;
+        Poll::Ready(Some(Err(Cut)))
     }
 }
 
@@ -158,24 +238,7 @@ impl hyper::body::Body for Body {
             self.ends = None;
             self.content = Content::Cut;
         }
-        let piece = match &mut self.content {
-            Content::Whole(bytes) => return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Content::LastWordSaid => {
-                self.content = Content::Cut;
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            Content::Cut => return Poll::Ready(Some(Err(Cut))),
-            Content::Stream(pieces) => std::task::ready!(pieces.poll_recv(context)),
-        };
-        Poll::Ready(match piece {
-            None => None,
-            Some(Piece::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
-            Some(Piece::LastWord(bytes)) => {
-                self.content = Content::LastWordSaid;
-                Some(Ok(Frame::data(bytes)))
-            }
-        })
+        self.content.poll(context)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -220,22 +283,51 @@ fn too_large(bytes: usize) -> Refusal {
 /// Reads a request's body piece by piece. What is left of it when the reader goes is its [`Rest`].
 pub(super) struct Reader {
     /// `None` when it broke off.
-    body: Option<Incoming>,
-    rest: Rc<Cell<Option<Incoming>>>,
+    body: Option<Source>,
+    rest: Rc<Cell<Option<Arriving>>>,
+}
+
+/// Where the bytes of a request's body come from.
+enum Source {
+    Plain(Arriving),
+    Coded(Box<Inflation>),
+}
+
+impl Source {
+    fn into_rest(self) -> Option<Arriving> {
+        match self {
+            Self::Plain(body) => Some(body),
+            Self::Coded(body) => body.into_rest(),
+        }
+    }
 }
 
 /// What nobody read of a request's body.
-pub(super) struct Rest(Rc<Cell<Option<Incoming>>>);
+pub(super) struct Rest(Rc<Cell<Option<Arriving>>>);
 
 impl Reader {
-    pub(super) fn new(body: Incoming) -> (Self, Rest) {
+    pub(super) fn new(body: Arriving) -> (Self, Rest) {
         let rest = Rc::new(Cell::new(None));
-        (Self { body: Some(body), rest: rest.clone() }, Rest(rest))
+        (Self { body: Some(Source::Plain(body)), rest: rest.clone() }, Rest(rest))
+    }
+
+    /// The same body, which came in a coding.
+    ///
+    /// # Errors
+    /// Overloaded: the core unfolds as many as it takes.
+    pub(super) fn unfolding(mut self, coding: Option<Coding>) -> Result<Self, Refusal> {
+        if let Some(coding) = coding
+            && let Some(body) = self.body.take().and_then(Source::into_rest)
+        {
+            self.body = Some(Source::Coded(Box::new(Inflation::new(coding, body)?)));
+        }
+        Ok(self)
     }
 
     /// The least length that the head announced, in bytes.
     pub(super) fn announced(&self) -> usize {
-        let hint = self.body.as_ref().map_or(0, |body| body.size_hint().lower());
+        let Some(Source::Plain(body)) = &self.body else { return 0 };
+        let hint = body.size_hint().lower();
         usize::try_from(hint).unwrap_or(usize::MAX)
     }
 
@@ -245,8 +337,11 @@ impl Reader {
     /// Timeout, BadRequest.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Refusal> {
         let Some(body) = &mut self.body else { return Ok(None) };
-        let next = next_piece(body).await;
-        if next.is_err() {
+        let next = match body {
+            Source::Plain(body) => next_piece(body).await,
+            Source::Coded(body) => body.next().await,
+        };
+        if matches!(&next, Err(refusal) if refusal.reason != Reason::LimitExceeded) {
             // Nothing more will come of it.
             self.body = None;
         }
@@ -256,7 +351,7 @@ impl Reader {
     /// Reads on for a bounded while and forgets what comes: a client that is still sending when its socket is closed may never
     /// see its answer.
     pub(super) fn discard(mut self) {
-        if let Some(body) = self.body.take() {
+        if let Some(body) = self.body.take().and_then(Source::into_rest) {
             discard(body);
         }
     }
@@ -264,7 +359,7 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.rest.set(self.body.take());
+        self.rest.set(self.body.take().and_then(Source::into_rest));
     }
 }
 
@@ -278,7 +373,7 @@ impl Rest {
     }
 }
 
-async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+async fn next_piece(body: &mut Arriving) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = timeout(Duration::from_millis(HTTP_BODY_IDLE_TIMEOUT_MS), body.frame()).await;
         let frame = frame.map_err(|_| {
@@ -298,7 +393,7 @@ async fn next_piece(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
 }
 
 /// Reads a body that nobody wants to its end, or for a bounded while.
-pub(super) fn discard(mut body: Incoming) {
+pub(super) fn discard(mut body: Arriving) {
     if body.is_end_stream() {
         return;
     }

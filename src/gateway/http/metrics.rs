@@ -11,6 +11,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 
+use super::coding::Coding;
 use super::route::{ROUTES, UNMATCHED};
 use crate::dag::skeleton::Counts;
 use crate::gateway::NodeFacts;
@@ -23,9 +24,9 @@ use crate::router::message::CoreStats;
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Statuses that the door answers; another is counted as the last.
-const STATUSES: [u16; 24] = [
-    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 416, 422, 429, 503, 507,
-    500,
+const STATUSES: [u16; 26] = [
+    101, 426, 200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413, 415, 416, 422, 429,
+    503, 507, 500,
 ];
 /// Upper bounds of the latency buckets, in microseconds; one more bucket has what is slower.
 const BUCKETS_US: [u64; 15] = [
@@ -45,6 +46,8 @@ pub struct Counters {
     pub refused: Count,
     /// Connections cut because their client was too slow.
     pub cut: Count,
+    /// What was done to answers in each content coding.
+    pub(super) coded: [CodedCounters; Coding::ALL.len()],
     /// What this core's gate decided, where there is one.
     gate: Option<Arc<Decisions>>,
 }
@@ -54,6 +57,19 @@ struct RouteCounters {
     statuses: [Count; STATUSES.len()],
     buckets: [Count; BUCKETS_US.len() + 1],
     microseconds: Count,
+}
+
+/// Answers in one content coding.
+#[derive(Default)]
+pub(super) struct CodedCounters {
+    /// Answers.
+    pub(super) answers: Count,
+    /// Their bytes before.
+    pub(super) plain_bytes: Count,
+    /// Their bytes after.
+    pub(super) coded_bytes: Count,
+    /// Time of the core for it.
+    pub(super) nanoseconds: Count,
 }
 
 /// A figure that one core writes and a scrape reads.
@@ -91,6 +107,7 @@ pub fn open_door(facts: &NodeFacts, core: usize, gate: Option<Arc<Decisions>>) -
         open: Count::default(),
         refused: Count::default(),
         cut: Count::default(),
+        coded: Default::default(),
         gate,
     });
     let mut doors = DOORS.lock();
@@ -249,6 +266,7 @@ fn door_figures(text: &mut Text, doors: &[Arc<Counters>]) {
             text.line(&sample(name, kind), &[("core", &door.core.to_string())], figure(door).get() as f64);
         }
     }
+    coded_figures(text, doors);
     let labels = |row: usize| match ROUTES.get(row) {
         Some(route) => (route.method, route.path),
         None => ("other", "other"),
@@ -290,6 +308,23 @@ fn door_figures(text: &mut Text, doors: &[Arc<Counters>]) {
         text.line(&format!("{DURATION}_count"), &labels, all as f64);
         let microseconds = total(row, &|counters| &counters.microseconds);
         text.line(&format!("{DURATION}_sum"), &labels, microseconds as f64 / 1e6);
+    }
+}
+
+fn coded_figures(text: &mut Text, doors: &[Arc<Counters>]) {
+    type Figure = fn(&CodedCounters) -> f64;
+    let figures: [(&str, &str, Figure); 4] = [
+        ("http_server_coded_answers", "Answers sent in a content coding.", |coded| coded.answers.get() as f64),
+        ("http_server_coded_plain_bytes", "Bytes of them before.", |coded| coded.plain_bytes.get() as f64),
+        ("http_server_coded_bytes", "Bytes of them after.", |coded| coded.coded_bytes.get() as f64),
+        ("http_server_coding_seconds", "Time of cores for it.", |coded| coded.nanoseconds.get() as f64 / 1e9),
+    ];
+    for (name, about, figure) in figures {
+        text.family(name, "counter", about);
+        for coding in Coding::ALL {
+            let value = doors.iter().map(|door| figure(&door.coded[coding as usize])).sum();
+            text.line(&sample(name, "counter"), &[("coding", coding.name())], value);
+        }
     }
 }
 

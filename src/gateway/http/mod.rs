@@ -6,25 +6,34 @@
 //! Does not: know what a question means. It parses, asks the router, and writes what came back.
 
 mod answer;
+mod arriving;
 mod batch;
 mod body;
+mod coding;
+mod conversation;
+mod cors;
 mod explain;
 mod facts;
 mod graph;
+mod http3;
+mod inflate;
 pub mod metrics;
 mod negotiate;
 mod openapi;
 mod pace;
 mod parameters;
 mod problem;
+mod quic_gate;
 mod refs;
 pub mod route;
 mod schema;
 mod server;
+mod socket;
 mod vertices;
 mod watch;
 
 pub use body::{Body, BodySender};
+pub(in crate::gateway) use http3::options as http3_options;
 pub use problem::Problem;
 pub use server::serve;
 

@@ -3,11 +3,11 @@
 //! Promises: pure; a connection that has sent part of a head and not the rest, or nothing for long, gets a verdict.
 //! Does not: watch bodies (see `body`), nor close anything itself.
 
-use std::cell::Cell;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -27,61 +27,73 @@ pub(super) enum Verdict {
     Idle,
 }
 
-/// The pace of one connection, shared by its socket, its requests and who looks at it.
+/// The pace of one connection, shared by its socket, its requests and who looks at it. All of them are on one core; that the
+/// figures could be shared between several is what hyper asks of a socket that may be upgraded.
 pub(super) struct Pace {
+    begun: Instant,
     /// Requests whose answers are not yet sent.
-    open: Cell<usize>,
-    /// When the last request ended, or the connection began.
-    quiet_since: Cell<Instant>,
-    /// When the first byte of a head came whose rest has not; from the start for the first head.
-    head_since: Cell<Option<Instant>>,
+    open: AtomicUsize,
+    /// When the last request ended, or the connection began; microseconds since then.
+    quiet_since_us: AtomicU64,
+    /// When the first byte of a head came whose rest has not; from the start for the first head. [`NEVER`]: there is none.
+    head_since_us: AtomicU64,
     /// HTTP/2 multiplexes: its bytes outside requests are not a head.
-    multiplexed: Cell<bool>,
+    multiplexed: AtomicBool,
 }
 
+const NEVER: u64 = u64::MAX;
+
 /// One request that is not yet answered.
-pub(super) struct Request(Rc<Pace>);
+pub(super) struct Request(Arc<Pace>);
 
 impl Pace {
-    pub(super) fn new(now: Instant) -> Rc<Self> {
-        Rc::new(Self {
-            open: Cell::new(0),
-            quiet_since: Cell::new(now),
-            head_since: Cell::new(Some(now)),
-            multiplexed: Cell::new(false),
+    pub(super) fn new(now: Instant) -> Arc<Self> {
+        Arc::new(Self {
+            begun: now,
+            open: AtomicUsize::new(0),
+            quiet_since_us: AtomicU64::new(0),
+            head_since_us: AtomicU64::new(0),
+            multiplexed: AtomicBool::new(false),
         })
+    }
+
+    fn us(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.begun).as_micros()).unwrap_or(NEVER - 1)
     }
 
     /// Bytes came.
     fn bytes_came(&self, now: Instant) {
-        if self.open.get() == 0 && !self.multiplexed.get() && self.head_since.get().is_none() {
-            self.head_since.set(Some(now));
+        if self.open.load(Relaxed) == 0 && !self.multiplexed.load(Relaxed) && self.head_since_us.load(Relaxed) == NEVER
+        {
+            self.head_since_us.store(self.us(now), Relaxed);
         }
     }
 
     /// A head is complete.
-    pub(super) fn request(self: &Rc<Self>, multiplexed: bool) -> Rc<Request> {
-        self.open.set(self.open.get() + 1);
-        self.head_since.set(None);
-        self.multiplexed.set(multiplexed);
-        Rc::new(Request(self.clone()))
+    pub(super) fn request(self: &Arc<Self>, multiplexed: bool) -> Request {
+        self.open.store(self.open.load(Relaxed) + 1, Relaxed);
+        self.head_since_us.store(NEVER, Relaxed);
+        self.multiplexed.store(multiplexed, Relaxed);
+        Request(self.clone())
     }
 
     fn request_over(&self, now: Instant) {
-        self.open.set(self.open.get() - 1);
-        self.quiet_since.set(now);
+        self.open.store(self.open.load(Relaxed) - 1, Relaxed);
+        self.quiet_since_us.store(self.us(now), Relaxed);
     }
 
     /// Whether the connection is to be cut.
     pub(super) fn verdict(&self, now: Instant) -> Option<Verdict> {
-        if 0 < self.open.get() {
+        if 0 < self.open.load(Relaxed) {
             return None;
         }
-        let longer = |since: Instant, ms| Duration::from_millis(ms) <= now.saturating_duration_since(since);
-        if self.head_since.get().is_some_and(|since| longer(since, HTTP_HEAD_TIMEOUT_MS)) {
+        let now = self.us(now);
+        let longer = |since: u64, ms: u64| ms * 1000 <= now.saturating_sub(since);
+        let head = self.head_since_us.load(Relaxed);
+        if head != NEVER && longer(head, HTTP_HEAD_TIMEOUT_MS) {
             return Some(Verdict::HeadTooSlow);
         }
-        longer(self.quiet_since.get(), IDLE_MS).then_some(Verdict::Idle)
+        longer(self.quiet_since_us.load(Relaxed), IDLE_MS).then_some(Verdict::Idle)
     }
 }
 
@@ -92,18 +104,20 @@ impl Drop for Request {
 }
 
 /// A socket that tells its pace.
-pub(super) struct Paced<S> {
+pub(super) struct Paced<S, G> {
     socket: S,
-    pace: Rc<Pace>,
+    pace: Arc<Pace>,
+    /// Its place among the door's connections, which it keeps when it no longer speaks HTTP.
+    _place: G,
 }
 
-impl<S> Paced<S> {
-    pub(super) fn new(socket: S, pace: Rc<Pace>) -> Self {
-        Self { socket, pace }
+impl<S, G> Paced<S, G> {
+    pub(super) fn new(socket: S, pace: Arc<Pace>, place: G) -> Self {
+        Self { socket, pace, _place: place }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Paced<S, G> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -111,14 +125,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     ) -> Poll<std::io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.socket).poll_read(context, buffer);
-        if before < buffer.filled().len() && self.pace.open.get() == 0 {
+        if before < buffer.filled().len() && self.pace.open.load(Relaxed) == 0 {
             self.pace.bytes_came(Instant::now());
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Paced<S, G> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(context, bytes)
     }
@@ -146,6 +160,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const HEAD: Duration = Duration::from_millis(HTTP_HEAD_TIMEOUT_MS);
@@ -170,7 +186,7 @@ mod tests {
         let request = pace.request(false);
         assert_eq!(pace.verdict(start + IDLE + IDLE), None, "an answer is being made");
         drop(request);
-        let ended = pace.quiet_since.get();
+        let ended = pace.begun + Duration::from_micros(pace.quiet_since_us.load(Relaxed));
         assert_eq!(pace.verdict(ended + HEAD), None, "keep-alive");
         assert_eq!(pace.verdict(ended + IDLE), Some(Verdict::Idle));
         // The second head has its time from its first byte.
@@ -184,7 +200,7 @@ mod tests {
         let start = Instant::now();
         let pace = Pace::new(start);
         drop(pace.request(true));
-        let ended = pace.quiet_since.get();
+        let ended = pace.begun + Duration::from_micros(pace.quiet_since_us.load(Relaxed));
         pace.bytes_came(ended + MOMENT);
         assert_eq!(pace.verdict(ended + HEAD + HEAD), None);
     }

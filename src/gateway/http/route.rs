@@ -8,15 +8,16 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use hyper::Request;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use tokio::time::{Duration, timeout};
 
+use super::arriving::Arriving;
 use super::body::{Reader, read_whole};
 use super::parameters::{Parameters, decode};
-use super::{Body, Problem, Response, batch, explain, facts, graph, refs, vertices, watch};
+use super::socket::Use;
+use super::{Body, Problem, Response, batch, explain, facts, graph, inflate, refs, socket, vertices, watch};
 use crate::error::{Reason, Refusal};
 use crate::gateway::pipeline::{self, Ask, Class};
 use crate::gateway::{Context, mcp};
@@ -248,11 +249,11 @@ pub const ROUTES: &[Route] = &[
     row("PUT", REF_PATH, Action::RefSet, NONE, ("RefSet", "Ref"), "Move a ref, or make it: `If-Match` with its tag, `If-None-Match: *` when it must be new."),
     row("DELETE", REF_PATH, Action::RefDelete, NONE, ("", "Nothing"), "Delete a ref; its log stays."),
     row("GET", REF_LOG_PATH, Action::RefLog, &[LOG, CONSISTENCY], ("", "RefLog"), "The latest moves of a ref, newest first."),
-    row("GET", "/api/v1/dag/watch", Action::Watch, &[WATCH], ("", "Events"), "Follow new vertices and moves of refs, as server-sent events."),
+    row("GET", "/api/v1/dag/watch", Action::Watch, &[WATCH], ("", "Events"), "Follow new vertices and moves of refs, as server-sent events; over a WebSocket (`Upgrade: websocket`) each as a text."),
     row("GET", "/api/v1/cluster/status", Action::Stats, NONE, ("", "Stats"), "The node's figures: cores, shards, logs, the graph."),
     row("GET", "/api/v1/upstreams", Action::Upstreams, NONE, ("", "Upstreams"), "The MCP servers behind the gateway: how they are and what they offer."),
     row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28 and older ones."),
-    row("GET", "/mcp", Action::Mcp, NONE, ("", "Events"), "What servers tell a session of an earlier revision by themselves."),
+    row("GET", "/mcp", Action::Mcp, NONE, ("", "Events"), "What servers tell a session of an earlier revision by themselves; with `Upgrade: websocket` and the subprotocol `mcp`, all of MCP."),
     row("DELETE", "/mcp", Action::Mcp, NONE, ("", "Nothing"), "End a session of an earlier revision."),
     row("GET", "/api/v1/route/explain", Action::Explain, &[EXPLAINED], ("", "Explanation"), "What each stage of the pipeline would say of a request of yours, without doing it."),
     row("GET", "/.well-known/oauth-protected-resource", Action::ResourceMetadata, NONE, ("", "ResourceMetadata"), "Which issuers' tokens this node takes (RFC 9728)."),
@@ -271,6 +272,7 @@ pub(super) const UNMATCHED: usize = ROUTES.len();
 /// What a handler is given.
 pub(super) struct Call {
     pub(super) context: Context,
+    pub(super) peer: IpAddr,
     pub(super) parts: Parts,
     pub(super) body: Reader,
     pub(super) parameters: Parameters,
@@ -279,7 +281,7 @@ pub(super) struct Call {
 }
 
 /// Answers a request from `peer` whose host was checked. The second is its row in [`ROUTES`], or [`UNMATCHED`].
-pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<Incoming>) -> (Response, usize) {
+pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<Arriving>) -> (Response, usize) {
     let (parts, body) = request.into_parts();
     let (body, rest) = Reader::new(body);
     let head = parts.method == Method::HEAD;
@@ -295,10 +297,12 @@ pub(super) async fn dispatch(context: Context, peer: IpAddr, request: Request<In
     let validate = |parts: &Parts| {
         let (row, argument) = found?;
         let parameters = Parameters::parse(parts.uri.query(), ROUTES[row].parameters)?;
-        Ok((parameters, argument?, deadline(&context, parts)?))
+        let body = body.unfolding(inflate::of_request(&parts.headers)?)?;
+        Ok((body, parameters, argument?, deadline(&context, parts)?))
     };
-    let answer = async |parts: Parts, (parameters, argument, deadline): (Parameters, String, Duration)| {
-        let call = Call { context: context.clone(), parts, body, parameters, argument };
+    type Valid = (Reader, Parameters, String, Duration);
+    let answer = async |parts: Parts, (body, parameters, argument, deadline): Valid| {
+        let call = Call { context: context.clone(), peer, parts, body, parameters, argument };
         match timeout(deadline, act(ROUTES[row].action, call)).await {
             Ok(answered) => answered,
             Err(_) => {
@@ -339,7 +343,7 @@ pub(super) fn class(action: Action) -> Class {
     }
 }
 
-async fn act(action: Action, call: Call) -> Result<Response, Problem> {
+async fn act(action: Action, mut call: Call) -> Result<Response, Problem> {
     match action {
         Action::VertexPut => vertices::put(call).await,
         Action::VertexBatch => batch::put(call),
@@ -356,8 +360,16 @@ async fn act(action: Action, call: Call) -> Result<Response, Problem> {
         Action::RefSet => refs::set(call).await,
         Action::RefDelete => refs::delete(call).await,
         Action::RefLog => refs::log(call).await,
-        Action::Watch => watch::watch(call),
+        Action::Watch => match socket::asked(&mut call.parts, Use::Watch)? {
+            Some(asked) => watch::on_socket(call, asked),
+            None => watch::watch(&call),
+        },
         Action::Mcp => {
+            if call.parts.method == Method::GET
+                && let Some(asked) = socket::asked(&mut call.parts, Use::Mcp)?
+            {
+                return Ok(asked.mcp(call.context, call.peer, &call.parts));
+            }
             let body = read_whole(call.body).await?;
             Ok(mcp::handle(&call.context, &call.parts, body).await)
         }

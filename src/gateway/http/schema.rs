@@ -68,7 +68,9 @@ fn vertices() -> Value {
         "token": { "type": "string", "description": "Not older than this: give it to a later question." },
         "generation": { "type": "integer", "description": "Absent while a parent is missing." },
     });
-    let mut batch_line = object(&["line"], receipt.clone());
+    // The last line of a stream that could not be read to its end has only the error.
+    let mut batch_line = object(&[], receipt.clone());
+    batch_line["anyOf"] = json!([{ "required": ["line"] }, { "required": ["error"] }]);
     batch_line["properties"]["line"] = json!({ "type": "integer", "minimum": 1 });
     batch_line["properties"]["error"] = of("Problem");
     json!({

@@ -10,15 +10,17 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use qmesh_net::io::endpoint::Endpoint;
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -27,11 +29,14 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::arriving::Arriving;
 use super::body::discard;
+use super::coding::Taste;
 use super::metrics::{self, Counters};
 use super::pace::{LOOK_INTERVAL_MS, Pace, Paced, Verdict};
-use super::route::{UNMATCHED, dispatch};
+use super::route::{Action, ROUTES, UNMATCHED, dispatch};
 use super::{Problem, Response};
+use super::{cors, http3};
 use crate::config::gateway::{Ingress, is_loopback_host};
 use crate::error::{Reason, Refusal};
 use crate::gateway::{Context, DRAIN_TIMEOUT};
@@ -50,6 +55,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 const REFUSALS_HEARD_MAX: usize = 64;
 /// How long one is.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for which a client may remember that HTTP/3 is here, in seconds.
+const ALT_SVC_S: u32 = 86_400;
 /// Bytes of one HTTP/2 frame.
 const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// Bytes that a peer may have on the way to us on one HTTP/2 stream.
@@ -59,15 +66,23 @@ const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES);
 
 /// Serves HTTP on `listener` until the node drains.
-pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig>>, context: Context) {
+pub async fn serve(
+    listener: std::net::TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    http3: Option<Endpoint>,
+    context: Context,
+) {
     let decisions = context.gate.as_ref().map(|gate| gate.decisions.clone());
     let counters = metrics::open_door(&context.facts, context.router.core(), decisions);
     let door = Rc::new(Door {
         tls: tls.map(TlsAcceptor::from),
         builder: builder(),
+        alt_svc: http3.as_ref().and_then(|endpoint| {
+            let value = format!("h3=\":{}\"; ma={ALT_SVC_S}", endpoint.address().port());
+            HeaderValue::from_str(&value).ok()
+        }),
         loopback: context.facts.http.ip().is_loopback(),
-        open: Cell::new(0),
-        closed: Notify::new(),
+        tally: Arc::new(Tally { open: AtomicUsize::new(0), closed: Notify::new(), counters: counters.clone() }),
         counters,
         context,
     });
@@ -79,7 +94,16 @@ pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig
             return;
         }
     };
-    let accept = accept(listener, &door);
+    let http3 = async {
+        if let Some(endpoint) = http3 {
+            http3::serve(endpoint, door.clone()).await;
+        }
+    };
+    futures_util::join!(http3, serve_tcp(listener, &door));
+}
+
+async fn serve_tcp(listener: TcpListener, door: &Rc<Door>) {
+    let accept = accept(listener, door);
     let draining = door.context.drain_asked();
     tokio::select! {
         () = accept => {}
@@ -87,21 +111,35 @@ pub async fn serve(listener: std::net::TcpListener, tls: Option<Arc<ServerConfig
     }
     // The listener is closed. What is open finishes, or is cut with the process.
     let all_closed = async {
-        while 0 < door.open.get() {
-            door.closed.notified().await;
+        while 0 < door.tally.open.load(Relaxed) {
+            door.tally.closed.notified().await;
         }
     };
     if timeout(DRAIN_TIMEOUT, all_closed).await.is_err() {
-        tracing::warn!(open = door.open.get(), "HTTP connections were cut at the end of the drain");
+        tracing::warn!(open = door.tally.open.load(Relaxed), "HTTP connections were cut at the end of the drain");
     }
 }
 
-struct Door {
-    context: Context,
+pub(super) struct Door {
+    pub(super) context: Context,
     tls: Option<TlsAcceptor>,
     builder: Builder<LocalExecutor>,
     loopback: bool,
-    open: Cell<usize>,
+    alt_svc: Option<HeaderValue>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Door {
+    /// Whether there is no room for another connection.
+    pub(super) fn is_full(&self) -> bool {
+        self.context.facts.http_connections_max <= self.tally.open.load(Relaxed)
+    }
+}
+
+/// The connections of a core's door.
+pub(super) struct Tally {
+    open: AtomicUsize,
     closed: Notify,
     counters: Arc<Counters>,
 }
@@ -141,24 +179,30 @@ async fn accept(listener: TcpListener, door: &Rc<Door>) {
             }
         };
         door.counters.accepted.add(1);
-        if door.context.facts.http_connections_max <= door.open.get() {
+        if door.is_full() {
             door.counters.refused.add(1);
             refuse(socket, &refusals);
             continue;
         }
-        door.open.set(door.open.get() + 1);
-        door.counters.open.add(1);
-        let open = Open(door.clone());
-        spawn(async move { connection(socket, &open.0).await });
+        let (door, open) = (door.clone(), Open::new(&door.tally));
+        spawn(async move { connection(socket, open, &door).await });
     }
 }
 
 /// A connection that counts. When it is dropped, it does no longer.
-struct Open(Rc<Door>);
+pub(super) struct Open(Arc<Tally>);
+
+impl Open {
+    pub(super) fn new(tally: &Arc<Tally>) -> Self {
+        tally.open.store(tally.open.load(Relaxed) + 1, Relaxed);
+        tally.counters.open.add(1);
+        Self(tally.clone())
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        self.0.open.store(self.0.open.load(Relaxed) - 1, Relaxed);
         self.0.counters.open.less();
         self.0.closed.notify_one();
     }
@@ -201,14 +245,14 @@ async fn hear_out(socket: &mut TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn connection(socket: TcpStream, door: &Rc<Door>) {
+async fn connection(socket: TcpStream, open: Open, door: &Rc<Door>) {
     tune(&socket);
     // A socket that has no peer any more has nobody to answer either.
     let peer = socket.peer_addr().map_or(IpAddr::from(Ipv4Addr::UNSPECIFIED), |peer| peer.ip().to_canonical());
     match &door.tls {
-        None => speak(socket, peer, door).await,
+        None => speak(socket, open, peer, door).await,
         Some(tls) => match timeout(Duration::from_millis(HTTP_HEAD_TIMEOUT_MS), tls.accept(socket)).await {
-            Ok(Ok(socket)) => speak(socket, peer, door).await,
+            Ok(Ok(socket)) => speak(socket, open, peer, door).await,
             Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
             Err(_) => door.counters.cut.add(1),
         },
@@ -229,11 +273,16 @@ fn tune(socket: &TcpStream) {
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, peer: IpAddr, door: &Rc<Door>) {
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    socket: S,
+    open: Open,
+    peer: IpAddr,
+    door: &Rc<Door>,
+) {
     let pace = Pace::new(Instant::now());
-    let socket = TokioIo::new(Paced::new(socket, pace.clone()));
-    let service = service_fn(|request| answer(door.clone(), peer, pace.clone(), request));
-    let mut connection = std::pin::pin!(door.builder.serve_connection(socket, service));
+    let socket = TokioIo::new(Paced::new(socket, pace.clone(), open));
+    let service = service_fn(|request| answer_paced(door.clone(), peer, pace.clone(), request));
+    let mut connection = std::pin::pin!(door.builder.serve_connection_with_upgrades(socket, service));
     let mut draining = std::pin::pin!(door.context.drain_asked());
     let mut drains = false;
     loop {
@@ -262,33 +311,54 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(socket: S, peer: IpA
     }
 }
 
-async fn answer(
+/// An answer over HTTP/1.1 or 2.
+async fn answer_paced(
     door: Rc<Door>,
     peer: IpAddr,
-    pace: Rc<Pace>,
+    pace: Arc<Pace>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let begun = Instant::now();
     let multiplexed = request.version() == Version::HTTP_2;
     let open = pace.request(multiplexed);
+    let (mut parts, body) = answer(&door, peer, request.map(Arriving::Hyper)).await.into_parts();
+    if parts.status == StatusCode::REQUEST_TIMEOUT && !multiplexed {
+        // What the client still sends of this request would be read as the next one.
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(alt_svc) = &door.alt_svc {
+        parts.headers.insert(header::ALT_SVC, alt_svc.clone());
+    }
+    Ok(Response::from_parts(parts, body.holding(open)))
+}
+
+/// The answer to a request, whichever way it came, counted and coded.
+pub(super) async fn answer(door: &Rc<Door>, peer: IpAddr, request: Request<Arriving>) -> Response {
+    let begun = Instant::now();
     let names = Names {
         local: door.loopback || peer.is_loopback(),
         ingress: door.context.gate.as_ref().map(|gate| &gate.gateway.ingress),
     };
-    let (response, row) = match check_caller(&names, &request) {
+    let taste = Taste::of(request.method(), request.headers(), request.uri().query());
+    let page = cors::listed(names.ingress, request.headers());
+    let asks_before = page.is_some() && cors::is_preflight(request.method(), request.headers());
+    let (mut response, row) = match check_caller(&names, &request) {
+        // A browser sends no token with this question, and nothing is done for it.
+        Ok(()) if asks_before => {
+            discard(request.into_body());
+            (cors::preflight(), UNMATCHED)
+        }
         Ok(()) => dispatch(door.context.clone(), peer, request).await,
         Err(problem) => {
             discard(request.into_body());
             (problem.into_response(), UNMATCHED)
         }
     };
-    door.counters.request(row, response.status(), begun.elapsed());
-    let (mut parts, body) = response.into_parts();
-    if parts.status == StatusCode::REQUEST_TIMEOUT && !multiplexed {
-        // What the client still sends of this request would be read as the next one.
-        parts.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    if let Some(page) = page {
+        cors::let_read(&mut response, page);
     }
-    Ok(Response::from_parts(parts, body.holding(open)))
+    door.counters.request(row, response.status(), begun.elapsed());
+    let exact = ROUTES.get(row).is_some_and(|route| matches!(route.action, Action::RefGet | Action::RefSet));
+    taste.apply(response, exact, &door.counters)
 }
 
 /// The names under which a caller may reach the node.
@@ -301,7 +371,7 @@ struct Names<'a> {
 
 /// Refuses what a page of another site could have sent: the node answers only to its own names (otherwise a name that is
 /// rebound to its address would make the browser a door to it).
-fn check_caller(names: &Names<'_>, request: &Request<Incoming>) -> Result<(), Problem> {
+fn check_caller(names: &Names<'_>, request: &Request<Arriving>) -> Result<(), Problem> {
     // Who probes a node from its own network names it by an address, and learns no more than that it lives.
     if !names.local && matches!(request.uri().path(), "/livez" | "/readyz") {
         return Ok(());

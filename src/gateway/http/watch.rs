@@ -18,6 +18,7 @@ use super::body::{BodySender, Gone};
 use super::negotiate::EVENTS;
 use super::problem::document_of;
 use super::route::Call;
+use super::socket::Asked;
 use super::{Body, Problem, Response};
 use crate::dag::ref_record::RefRecord;
 use crate::dag::skeleton::Number;
@@ -32,7 +33,30 @@ const EVENTS_PER_PIECE: usize = 256;
 /// Vertices that are looked at, told or not, before the core serves others.
 const VERTICES_PER_LOOK: u32 = 10_000;
 
-pub(super) fn watch(call: Call) -> Result<Response, Problem> {
+pub(super) fn watch(call: &Call) -> Result<Response, Problem> {
+    let mut response = Response::new(follow(call, Form::Events)?);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The same on a socket: each event is a text, `{"event", "id", "data"}`.
+pub(super) fn on_socket(call: Call, asked: Asked) -> Result<Response, Problem> {
+    let told = follow(&call, Form::Texts)?;
+    Ok(asked.tell(call.context, &call.parts, told))
+}
+
+/// How an event is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// With its name, its id and its data in lines of their own.
+    Events,
+    /// With all of it as its data.
+    Texts,
+}
+
+fn follow(call: &Call, form: Form) -> Result<Body, Problem> {
     let Call { context, parts, parameters, .. } = call;
     let view_end = context.router.skeleton().view().len();
     let cursor = parameters.get("cursor").filter(|cursor| !cursor.is_empty());
@@ -47,15 +71,12 @@ pub(super) fn watch(call: Call) -> Result<Response, Problem> {
         refs: parameters.switch("refs")?.unwrap_or(true).then(|| context.router.watch_refs()),
         next,
         boot: context.router.boot(),
+        form,
         text: Vec::new(),
     };
     let (sender, body) = Body::stream();
-    crate::runtime::spawn(watcher.run(context, sender));
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(EVENTS));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    crate::runtime::spawn(watcher.run(context.clone(), sender));
+    Ok(body)
 }
 
 /// The id of an event: which start of the node, and how many vertices had been told.
@@ -86,6 +107,7 @@ struct Watcher {
     /// The first vertex that was not told.
     next: u32,
     boot: u64,
+    form: Form,
     text: Vec<u8>,
 }
 
@@ -177,6 +199,10 @@ impl Watcher {
     fn event(&mut self, name: &str, data: &serde_json::Value) {
         let id = Cursor::text(self.boot, self.next);
         // JSON text has no line ends of its own.
+        if self.form == Form::Texts {
+            let text = format!("data: {{\"event\":\"{name}\",\"id\":\"{id}\",\"data\":{data}}}\n\n");
+            return self.text.extend_from_slice(text.as_bytes());
+        }
         self.text.extend_from_slice(format!("event: {name}\nid: {id}\ndata: {data}\n\n").as_bytes());
     }
 

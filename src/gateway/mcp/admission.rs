@@ -12,7 +12,7 @@ use hyper::http::request::Parts;
 use super::catalogue;
 use super::fault::{Fault, Refused};
 use super::forward;
-use super::message::Request;
+use super::message::{self, Incoming, Request};
 use super::reply;
 use crate::gateway::Context;
 use crate::gateway::http::{Problem, Response};
@@ -44,6 +44,13 @@ pub(in crate::gateway) fn by_headers(headers: &HeaderMap) -> (Option<&str>, Clas
         (Some("tools/call"), Some(tool)) => (Some(tool), class("tools/call", Some(tool))),
         _ => (None, Class::Read),
     }
+}
+
+/// The same of a body that has no headers to mirror it.
+pub(in crate::gateway) fn by_body(body: &[u8]) -> (Option<String>, Class) {
+    let Ok(Incoming::Request(request)) = message::parse(body) else { return (None, Class::Read) };
+    let tool = request.params.name.as_deref().filter(|_| request.method.as_str() == "tools/call");
+    (tool.map(str::to_owned), class(&request.method, tool))
 }
 
 /// Asks the pipeline about a request that was read.

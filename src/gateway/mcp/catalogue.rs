@@ -129,6 +129,10 @@ mod tests {
             assert_eq!(tool["inputSchema"]["type"], "object", "{tool}");
             assert_eq!(tool["inputSchema"]["additionalProperties"], false, "{tool}");
             assert_eq!(tool["outputSchema"]["type"], "object", "{tool}");
+            // Clients check refusals against the same schema (the TypeScript SDK does).
+            assert!(tool["outputSchema"].get("required").is_none(), "{tool}");
+            let forms = tool["outputSchema"]["anyOf"].as_array();
+            assert!(forms.is_none_or(|forms| forms.contains(&json!({ "required": ["reason"] }))), "{tool}");
             for hint in ["readOnlyHint", "idempotentHint", "destructiveHint", "openWorldHint"] {
                 assert!(tool["annotations"][hint].is_boolean(), "{hint} of {tool}");
             }

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hyper::header::{ACCEPT, HeaderMap};
+use hyper::header::ACCEPT;
+use hyper::http::request::Parts;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::catalogue;
 use super::fault::Fault;
+use super::headers::Framed;
 use super::legacy::Era;
 use super::message::{Request, Text};
 use super::session::Session;
@@ -57,7 +59,7 @@ pub(super) fn find(context: &Context, request: &Request<'_>) -> Option<Kept> {
 /// Why nothing useful came back.
 pub(super) async fn forward(
     context: &Context,
-    headers: &HeaderMap,
+    head: &Parts,
     request: &Request<'_>,
     body: &Bytes,
     era: Era,
@@ -74,9 +76,10 @@ pub(super) async fn forward(
         },
         (Era::Legacy(_), _) => rebuilt(body, own, true)?,
     };
-    let client = matches!(era, Era::Modern).then_some(headers);
+    let mirrors = matches!(era, Era::Modern) && !Framed::is(head);
+    let client = mirrors.then_some(&head.headers);
     let mirrored = kept.mirrored(client, request.params.arguments);
-    let streams = headers.get_all(ACCEPT).iter().any(|value| {
+    let streams = head.headers.get_all(ACCEPT).iter().any(|value| {
         value.to_str().is_ok_and(|value| {
             let value = value.to_ascii_lowercase();
             value.contains("text/event-stream") || value.contains("*/*")

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use serde_json::value::RawValue;
 
 use super::fault::{Fault, PROTOCOL_VERSIONS};
@@ -26,6 +27,17 @@ pub(in crate::gateway) const MIRRORED: [(&str, &str, &str); 3] = [
     ("ref_set", "name", "mcp-param-ref"),
 ];
 
+/// On a head: its message came as a frame, without headers that could mirror it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::gateway) struct Framed;
+
+impl Framed {
+    /// Whether that is so.
+    pub(super) fn is(head: &Parts) -> bool {
+        head.extensions.get::<Self>().is_some()
+    }
+}
+
 /// Checks what a request says of itself, twice.
 ///
 /// # Errors
@@ -33,7 +45,31 @@ pub(in crate::gateway) const MIRRORED: [(&str, &str, &str); 3] = [
 pub(super) fn check(headers: &HeaderMap, request: &Request<'_>) -> Result<(), Fault> {
     let version = required(headers, VERSION, "MCP-Protocol-Version")?;
     let params = &request.params;
-    let meta = params.meta.as_ref().map(|meta| &meta.0);
+    said(version, request)?;
+    same("Mcp-Method", required(headers, METHOD, "Mcp-Method")?, &request.method)?;
+    let (member, value) = match request.method.as_str() {
+        "tools/call" | "prompts/get" => ("name", params.name.as_deref()),
+        "resources/read" => ("uri", params.uri.as_deref()),
+        _ => return Ok(()),
+    };
+    let Some(value) = value else {
+        return Err(Fault::invalid_params(format!("params must have \"{member}\"")).with_status(400));
+    };
+    same("Mcp-Name", &decoded("Mcp-Name", required(headers, NAME, "Mcp-Name")?)?, value)?;
+    if request.method.as_str() == "tools/call" { mirrored(headers, value, params.arguments) } else { Ok(()) }
+}
+
+/// Checks what a request without headers says of itself.
+///
+/// # Errors
+/// Unsupported version, invalid params when `_meta` lacks what every request has; with status 400.
+pub(super) fn check_framed(request: &Request<'_>) -> Result<(), Fault> {
+    let named = request.params.meta.as_ref().and_then(|meta| meta.0.protocol_version.as_deref());
+    said(named.unwrap_or_default(), request)
+}
+
+fn said(version: &str, request: &Request<'_>) -> Result<(), Fault> {
+    let meta = request.params.meta.as_ref().map(|meta| &meta.0);
     let Some(body_version) = meta.and_then(|meta| meta.protocol_version.as_deref()) else {
         // A client of an earlier revision sends the header alone: what it can use is the list of revisions.
         supported(version)?;
@@ -47,17 +83,7 @@ pub(super) fn check(headers: &HeaderMap, request: &Request<'_>) -> Result<(), Fa
         let message = "params._meta must have \"io.modelcontextprotocol/clientCapabilities\", an object";
         return Err(Fault::invalid_params(message).with_status(400));
     }
-    same("Mcp-Method", required(headers, METHOD, "Mcp-Method")?, &request.method)?;
-    let (member, value) = match request.method.as_str() {
-        "tools/call" | "prompts/get" => ("name", params.name.as_deref()),
-        "resources/read" => ("uri", params.uri.as_deref()),
-        _ => return Ok(()),
-    };
-    let Some(value) = value else {
-        return Err(Fault::invalid_params(format!("params must have \"{member}\"")).with_status(400));
-    };
-    same("Mcp-Name", &decoded("Mcp-Name", required(headers, NAME, "Mcp-Name")?)?, value)?;
-    if request.method.as_str() == "tools/call" { mirrored(headers, value, params.arguments) } else { Ok(()) }
+    Ok(())
 }
 
 fn supported(version: &str) -> Result<(), Fault> {

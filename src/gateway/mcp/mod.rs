@@ -32,11 +32,11 @@ use hyper::{Method, StatusCode};
 
 use super::Context;
 use super::http::Response;
-pub(in crate::gateway) use admission::{by_headers, class};
+pub(in crate::gateway) use admission::{by_body, by_headers, class};
 pub(in crate::gateway) use catalogue::has_tool;
 pub(in crate::gateway) use fault::Fault;
 use fault::Refused;
-pub(in crate::gateway) use headers::MIRRORED;
+pub(in crate::gateway) use headers::{Framed, MIRRORED};
 use legacy::Era;
 use message::{Incoming, Request};
 use reply::Fields;
@@ -94,6 +94,7 @@ async fn answer(
 ) -> Result<Response, Fault> {
     let Request { id, method, params } = request;
     match (era, method.as_str()) {
+        (Era::Modern, _) if Framed::is(head) => headers::check_framed(request)?,
         (Era::Modern, _) => headers::check(&head.headers, request)?,
         (Era::Legacy(version), "initialize") => {
             return Ok(session::initialize(context, head, id, version, params).await);
@@ -104,7 +105,7 @@ async fn answer(
     }
     let session = if era == Era::Modern { None } else { session::Session::of(context, head)? };
     if let Some(kept) = forward::find(context, request) {
-        return forward::forward(context, &head.headers, request, body, era, session, kept).await;
+        return forward::forward(context, head, request, body, era, session, kept).await;
     }
     if era != Era::Modern
         && let Some(done) = session::wish(context, session.as_ref(), request, body).await?

@@ -40,6 +40,7 @@ pub use follow::examine;
 pub(in crate::gateway) use link::{LEGACY, MODERN};
 pub(in crate::gateway) use search::search;
 pub(in crate::gateway) use sessions::{Held, Question};
+pub(in crate::gateway) use sse::Events;
 
 use federation::Entry;
 use link::Link;
