@@ -40,21 +40,7 @@ pub(super) async fn run(session: &Session, member: Option<&str>, change: Change)
     for &node in &asked {
         commanded(session, Action::AskRenewal { node }, change.dry_run).await?;
     }
-    let until = Instant::now() + session.global.timeout.0;
-    let mut now = before.clone();
-    while !change.dry_run {
-        now = certificates(session).await?;
-        let same =
-            |node: &&NodeId| now.get(*node).map(|known| known.serial) == before.get(*node).map(|known| known.serial);
-        let Some(waits) = asked.iter().find(same) else { break };
-        if until <= Instant::now() {
-            let detail = format!(
-                "{waits} has not got its next certificate; it gets it when it is up and reaches the control group"
-            );
-            return Err(Failure::new(Reason::Timeout, detail));
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    let now = if change.dry_run { before.clone() } else { renewed(session, &asked, &before).await? };
     let rows = asked.iter().filter_map(|node| {
         let (was, is) = (before.get(node)?, now.get(node)?);
         let (before, now) = (was.serial.to_string(), is.serial.to_string());
@@ -66,6 +52,27 @@ pub(super) async fn run(session: &Session, member: Option<&str>, change: Change)
         vec![row.node.to_string(), row.name.clone(), row.before.clone(), row.now.clone(), expires]
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until every one of `asked` has another certificate than `before`.
+async fn renewed(
+    session: &Session,
+    asked: &[NodeId],
+    before: &BTreeMap<NodeId, Known>,
+) -> Result<BTreeMap<NodeId, Known>, Failure> {
+    let until = Instant::now() + session.global.timeout.0;
+    loop {
+        let now = certificates(session).await?;
+        let serial = |known: &BTreeMap<NodeId, Known>, node: &NodeId| known.get(node).map(|known| known.serial);
+        let Some(waits) = asked.iter().find(|node| serial(&now, node) == serial(before, node)) else { return Ok(now) };
+        if until <= Instant::now() {
+            let detail = format!(
+                "{waits} has not got its next certificate; it gets it when it is up and reaches the control group"
+            );
+            return Err(Failure::new(Reason::Timeout, detail));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 #[derive(Clone)]
