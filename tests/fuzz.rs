@@ -18,6 +18,8 @@
 mod answers;
 #[path = "fuzz/canonical.rs"]
 mod canonical;
+#[path = "fuzz/codings.rs"]
+mod codings;
 #[path = "fuzz/corpus.rs"]
 mod corpus;
 #[path = "fuzz/drive.rs"]

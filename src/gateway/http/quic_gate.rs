@@ -16,10 +16,13 @@ use h3::quic::{
     StreamId, WriteBuf,
 };
 
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP3_STREAM_WINDOW_BYTES};
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP2_STREAMS_MAX, HTTP3_STREAM_WINDOW_BYTES};
 
 /// Bytes of one stream that came and were not handed on: a head, and what may come with it in one piece.
 pub(super) const GATHERED_BYTES_MAX: usize = HTTP_HEAD_BYTES_MAX + HTTP3_STREAM_WINDOW_BYTES as usize;
+
+/// Figures that are kept before those of ended streams are swept out: more than a connection has streams.
+const GATES_MAX: usize = 2 * HTTP2_STREAMS_MAX as usize;
 
 /// Bytes of one stream that came and were not handed on.
 pub(super) type Pending = Rc<Cell<usize>>;
@@ -176,7 +179,13 @@ impl Connection<Bytes> for Gated {
     fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<GatedStream, ConnectionErrorIncoming>> {
         let stream = gated(ready!(self.connection.poll_accept_bidi(context))?);
         let id = stream.recv_id().into_inner();
-        self.gates.borrow_mut().insert(id, stream.receiver.pending.clone());
+        let mut gates = self.gates.borrow_mut();
+        if GATES_MAX <= gates.len() {
+            // Those of streams that ended before they were a request.
+            gates.retain(|_, pending| 1 < Rc::strong_count(pending));
+        }
+        gates.insert(id, stream.receiver.pending.clone());
+        drop(gates);
         Poll::Ready(Ok(stream))
     }
 
