@@ -104,7 +104,7 @@ async fn answer(
     }
     let session = if era == Era::Modern { None } else { session::Session::of(context, head)? };
     if let Some(kept) = forward::find(context, request) {
-        return forward::forward(context, &head.headers, request, body, era, session, kept).await;
+        return forward::forward(context, head, request, body, era, session, kept).await;
     }
     if era != Era::Modern
         && let Some(done) = session::wish(context, session.as_ref(), request, body).await?
