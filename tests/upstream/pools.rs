@@ -295,3 +295,52 @@ fn s3_1_1_a_drained_server_takes_calls_again_when_it_is_undone() {
     gateway.wait("s", "up");
     assert_eq!(gateway.call("s__who", "").text(), "one");
 }
+
+#[test]
+fn s4_1_9_what_is_out_is_explained_and_a_breaker_is_closed_by_hand() {
+    let bad = well();
+    let (one, two) = (replica("one", &bad), replica("two", &well()));
+    let text = format!("{}[health]\nerror_percent = 0", urls(&[&one, &two]));
+    let gateway = Gateway::start(&[("r", &text), ("other", &url(&two))]);
+    gateway.wait("r", "up");
+    gateway.wait("other", "up");
+    bad.store(true, Ordering::SeqCst);
+    for _ in 0..40 {
+        gateway.call("r__do", "");
+    }
+    assert_eq!(calls(&one), 10, "the breaker of this tool at this endpoint is open for every core");
+    let read = |path: &str| -> Value {
+        let mut stream = TcpStream::connect(gateway.node.http()).unwrap();
+        let host = gateway.node.http();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap_or(Value::String(answer))
+    };
+    let breakers = read("/api/v1/breakers");
+    let rows = breakers["breakers"].as_array().unwrap();
+    assert_eq!(rows.len(), 1, "{breakers}");
+    assert_eq!(
+        (&rows[0]["upstream"], &rows[0]["tool"], &rows[0]["state"]),
+        (&json!("r"), &json!("do"), &json!("open"))
+    );
+    assert_eq!(rows[0]["endpoint"], one.url());
+    let matrix = read("/api/v1/health/matrix");
+    assert_eq!(matrix["endpoints"].as_array().unwrap().len(), 3, "{matrix}");
+    let shown = gateway.node.ok(&["health", "matrix"]);
+    assert!(shown.contains(&one.url()) && shown.contains("healthy"), "{shown}");
+    let listed: Value = serde_json::from_str(&gateway.node.ok(&["breaker", "ls", "-o", "json"])).unwrap();
+    assert_eq!(listed["breakers"][0]["tool"], "do");
+    let metrics = read("/metrics");
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("qmesh_upstream_failures_total{upstream=\"r\"} 10"), "{metrics}");
+    assert!(metrics.contains("qmesh_upstream_endpoints_well{upstream=\"other\"} 1"), "{metrics}");
+    bad.store(false, Ordering::SeqCst);
+    assert_eq!(gateway.node.run(&["breaker", "reset", "nobody"]).status.code(), Some(5));
+    gateway.node.ok(&["breaker", "reset", "r", "--tool", "do"]);
+    assert_eq!(read("/api/v1/breakers")["breakers"], json!([]));
+    for _ in 0..4 {
+        gateway.call("r__do", "");
+    }
+    assert!(10 < calls(&one), "it takes calls again");
+}

@@ -118,6 +118,12 @@ impl Breakers {
         });
         rows.collect()
     }
+
+    /// Closes those of one tool, or all.
+    pub(crate) fn reset(&self, tool: Option<&str>) -> usize {
+        let meant = self.0.iter().filter(|(name, _)| tool.is_none_or(|tool| tool == name.as_str()));
+        meant.flat_map(|(_, breakers)| breakers.iter()).map(Breaker::reset).count()
+    }
 }
 
 /// Where a public name leads.

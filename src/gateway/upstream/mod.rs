@@ -8,6 +8,7 @@ mod call;
 mod check;
 mod door;
 mod envelope;
+mod explained;
 mod federation;
 mod follow;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 pub(in crate::gateway) use call::{Asked, Kept, Subject, carry, event};
 pub use door::Door;
 pub(in crate::gateway) use envelope::{Message, splice};
+pub use explained::{BreakerReset, Figure};
 pub use federation::Federation;
 pub(in crate::gateway) use federation::{Differs, Row};
 pub use follow::examine;
