@@ -395,7 +395,8 @@ fn s3_1_1_a_client_that_goes_away_cancels_its_call() {
     drop(stream);
     let begun = Instant::now();
     while !opened(0) {
-        assert!(begun.elapsed() < WAIT, "the call is still open");
+        // A client that closes while nothing is sent is noticed when the next comment cannot be: 20 s, the limit of other waits.
+        assert!(begun.elapsed() < 2 * WAIT, "the call is still open");
     }
 }
 
