@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed expectation is what a test reports")]
 
 mod house;
+#[path = "upstream/pools.rs"]
+mod pools;
 #[path = "upstream/scripted.rs"]
 mod scripted;
 
@@ -313,12 +315,12 @@ fn s4_1_9_each_way_of_failing_is_told_and_costs_the_others_nothing() {
         assert_eq!(gateway.call("good__echo", "still").text(), "still");
     }
     assert_eq!(gateway.call("busy__echo", "").last()["error"]["data"]["retryAfterMs"], 3000);
-    // Ten failures on one core open its breaker: from then on the server is not asked.
+    // Ten failures open its breaker on every core: from then on the server is not asked.
     let asked = || broken.seen("tools/call").len();
     for _ in 0..60 {
         gateway.call("broken__echo", "");
     }
-    assert!(asked() <= 20, "ten on each of two cores, but {} calls reached it", asked());
+    assert_eq!(asked(), 10);
     assert_eq!(gateway.call("good__echo", "still").text(), "still");
     let tools = gateway.modern("tools/list", json!({}));
     let names: Vec<&str> =
@@ -393,13 +395,14 @@ fn s3_1_1_a_client_that_goes_away_cancels_its_call() {
     drop(stream);
     let begun = Instant::now();
     while !opened(0) {
-        assert!(begun.elapsed() < WAIT, "the call is still open");
+        // A client that closes while nothing is sent is noticed when the next comment cannot be: 20 s, the limit of other waits.
+        assert!(begun.elapsed() < 2 * WAIT, "the call is still open");
     }
 }
 
-/// Calls that are open at the server `s`, on whichever core answers; both are asked often enough.
+/// Calls that are open at the server `s`.
 fn gateway_open(gateway: &Gateway) -> u64 {
-    (0..8).map(|_| gateway.known("s")["open"].as_u64().unwrap_or_default()).max().unwrap_or_default()
+    gateway.known("s")["open"].as_u64().unwrap_or_default()
 }
 
 #[test]

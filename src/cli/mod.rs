@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod failure;
 pub mod gateway;
 pub mod generate;
+pub mod health;
 pub mod import_git;
 pub mod inspect;
 pub mod key;
@@ -92,6 +93,10 @@ enum Command {
     Token(cluster::TokenArguments),
     /// MCP servers behind the node's gateway.
     Upstream(upstream::UpstreamArguments),
+    /// How the servers behind the gateway are.
+    Health(health::HealthArguments),
+    /// Circuit breakers of the servers behind the gateway.
+    Breaker(health::BreakerArguments),
     /// The node's MCP door, over other transports.
     Mcp(mcp::McpArguments),
     /// A real cluster of several processes on this machine, to try and to break.
@@ -124,6 +129,8 @@ pub fn main() -> ExitCode {
         Command::Cluster(arguments) => cluster::run(arguments, global),
         Command::Token(arguments) => cluster::run_token(arguments, global),
         Command::Upstream(arguments) => upstream::run(arguments, global),
+        Command::Health(arguments) => health::run(arguments, global),
+        Command::Breaker(arguments) => health::run_breaker(arguments, global),
         Command::Mcp(arguments) => mcp::run(arguments, global),
         Command::Demo(arguments) => ended(cluster::demo::run(&arguments, output), output),
         Command::Gateway(arguments) => ended(gateway::run(&arguments, output), output),

@@ -8,6 +8,7 @@ pub mod address;
 mod connect;
 mod explain;
 mod reads;
+mod upstreams;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,7 +25,7 @@ use rkyv::util::AlignedVec;
 use crate::dag::archive::{Scratch, SealedVertex};
 use crate::error::{Reason, Refusal};
 use crate::gateway::quic::wire::{
-    ClusterAsk, OP_CLUSTER, OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, OP_UPSTREAMS, OP_WATCH,
+    ClusterAsk, OP_CLUSTER, OP_GET, OP_HAS, OP_PUT, OP_QUERY, OP_REF, OP_RESOLVE, OP_STATS, OP_WATCH,
     PUT_ALLOW_MISSING_PARENTS, PUT_HEAD_BYTES, QueryFrame, QueryRequest, RefAnswer, RefRequest, WatchFrame,
     WatchRequest, archive, put_request, put_rows, refusal_of, unarchive,
 };
@@ -324,16 +325,6 @@ impl Node {
     pub async fn stats(&self) -> Result<serde_json::Value, ClientError> {
         let deadline = Instant::now() + self.timeout;
         let body = self.call(Lane::PointRead, OP_STATS, Bytes::new(), Repeat::Always, deadline).await?;
-        serde_json::from_slice(&body).map_err(|error| ClientError::Broken(error.to_string()))
-    }
-
-    /// What the node knows of the MCP servers behind it.
-    ///
-    /// # Errors
-    /// What kept the request from being answered.
-    pub async fn upstreams(&self) -> Result<serde_json::Value, ClientError> {
-        let deadline = Instant::now() + self.timeout;
-        let body = self.call(Lane::PointRead, OP_UPSTREAMS, Bytes::new(), Repeat::Always, deadline).await?;
         serde_json::from_slice(&body).map_err(|error| ClientError::Broken(error.to_string()))
     }
 

@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod host;
 pub mod knob;
 mod nearest;
+pub mod pool;
 pub mod probe;
 pub mod resolve;
 pub mod tuning;

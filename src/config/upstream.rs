@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::pool::{Balance, BreakerRule, ENDPOINTS_MAX, Health, Pooling, Retries};
+
 /// Servers behind one gateway.
 pub const UPSTREAMS_MAX: usize = 256;
 /// Length of a server's name, in bytes.
 pub const NAME_BYTES_MAX: usize = 32;
 /// Bytes of one declaration.
 const FILE_BYTES_MAX: u64 = 64 << 10;
-/// Calls that one core may have open at one server, unless the file says otherwise.
+/// Calls that the node may have open at one server, unless the file says otherwise (S5.1: 100).
 const CONCURRENCY_DEFAULT: usize = 100;
 /// The most that the file may say.
 const CONCURRENCY_MAX: usize = 10_000;
@@ -34,8 +36,8 @@ pub const SEPARATOR: &str = "__";
 pub enum Reach {
     /// Streamable HTTP.
     Http {
-        /// The MCP endpoint, `http://` or `https://`.
-        url: String,
+        /// The MCP endpoints of the same server's replicas, `http://` or `https://`.
+        urls: Vec<String>,
         /// Headers of every request, secrets read.
         headers: Vec<(String, String)>,
         /// A PEM file with the authority of its certificate, instead of the public ones.
@@ -91,7 +93,7 @@ pub struct Upstream {
     pub prefix: String,
     /// Time for one call.
     pub timeout: Duration,
-    /// Calls that one core may have open there.
+    /// Calls that the node may have open there.
     pub concurrency_max: usize,
     /// Time between two readings of its lists.
     pub refresh: Duration,
@@ -99,6 +101,8 @@ pub struct Upstream {
     pub drained: bool,
     /// By the names that the server gave them.
     pub tools: BTreeMap<String, ToolRule>,
+    /// How calls are spread over its endpoints.
+    pub pooling: Pooling,
 }
 
 /// Why a declaration was refused.
@@ -115,6 +119,7 @@ pub struct UpstreamError {
 #[serde(deny_unknown_fields)]
 struct Declared {
     url: Option<String>,
+    urls: Option<Vec<String>>,
     command: Option<Vec<String>>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
@@ -132,6 +137,15 @@ struct Declared {
     drained: bool,
     #[serde(default)]
     tools: BTreeMap<String, ToolRule>,
+    #[serde(default)]
+    balance: Balance,
+    hash_argument: Option<String>,
+    #[serde(default)]
+    health: Health,
+    #[serde(default)]
+    breaker: BreakerRule,
+    #[serde(default)]
+    retries: Retries,
 }
 
 impl Upstream {
@@ -142,19 +156,30 @@ impl Upstream {
     pub fn parse(name: &str, text: &str) -> Result<Self, String> {
         check_name(name)?;
         let declared: Declared = toml::from_str(text).map_err(|error| error.to_string())?;
-        let Declared { url, command, headers, authority, environment, directory, .. } = declared;
-        let reach = match (url, command) {
-            (Some(url), None) => {
+        let Declared { url, urls, command, headers, authority, environment, directory, .. } = declared;
+        let urls = match (url, urls) {
+            (Some(_), Some(_)) => return Err("one of url and urls, not both".to_owned()),
+            (Some(url), None) => Some(vec![url]),
+            (None, urls) => urls,
+        };
+        let reach = match (urls, command) {
+            (Some(urls), None) => {
                 if !environment.is_empty() || directory.is_some() {
                     return Err("environment and directory belong to a command, not to a url".to_owned());
                 }
-                let known = url.starts_with("http://") || url.starts_with("https://");
-                if !known || url.parse::<hyper::Uri>().is_err() {
-                    return Err(format!("url = {url:?} must be http:// or https://"));
+                within("the number of urls", urls.len() as u64, 1, ENDPOINTS_MAX as u64)?;
+                for (at, url) in urls.iter().enumerate() {
+                    let known = url.starts_with("http://") || url.starts_with("https://");
+                    if !known || url.parse::<hyper::Uri>().is_err() {
+                        return Err(format!("url = {url:?} must be http:// or https://"));
+                    }
+                    if urls[..at].contains(url) {
+                        return Err(format!("urls has {url:?} twice"));
+                    }
                 }
                 let read = |(name, value): (String, String)| Ok((name, secret(&value)?));
                 let headers = headers.into_iter().map(read).collect::<Result<_, String>>()?;
-                Reach::Http { url, headers, authority }
+                Reach::Http { urls, headers, authority }
             }
             (None, Some(command)) => {
                 if !headers.is_empty() || authority.is_some() {
@@ -167,8 +192,19 @@ impl Upstream {
                 let environment = environment.into_iter().map(read).collect::<Result<_, String>>()?;
                 Reach::Stdio { command, environment, directory }
             }
-            _ => return Err("one of url = \"http://…\" and command = [\"…\"] must be there, and only one".to_owned()),
+            _ => return Err(
+                "one of url = \"http://…\", urls = [\"http://…\"] and command = [\"…\"] must be there, and only one"
+                    .to_owned(),
+            ),
         };
+        let pooling = Pooling {
+            balance: declared.balance,
+            hash_argument: declared.hash_argument,
+            health: declared.health,
+            breaker: declared.breaker,
+            retries: declared.retries,
+        };
+        pooling.check()?;
         let prefix = match declared.prefix {
             None => format!("{name}{SEPARATOR}"),
             Some(prefix) if prefix.is_empty() => prefix,
@@ -200,6 +236,7 @@ impl Upstream {
             )?),
             drained: declared.drained,
             tools: declared.tools,
+            pooling,
         })
     }
 
@@ -279,7 +316,7 @@ fn secret(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-fn within(key: &str, value: u64, least: u64, most: u64) -> Result<u64, String> {
+pub(super) fn within(key: &str, value: u64, least: u64, most: u64) -> Result<u64, String> {
     if (least..=most).contains(&value) {
         return Ok(value);
     }
@@ -317,6 +354,11 @@ mod tests {
         check("a", "", "one of url");
         check("a", "url = \"ftp://h\"", "http:// or https://");
         check("a", "url = \"http://h\"\ncommand = [\"x\"]", "only one");
+        check("a", "url = \"http://h\"\nurls = [\"http://h\"]", "not both");
+        check("a", "urls = []", "number of urls = 0");
+        check("a", "urls = [\"http://h\", \"http://h\"]", "twice");
+        check("a", "url = \"http://h\"\n[health]\nerror_percent = 101", "from 0 to 100");
+        check("a", "url = \"http://h\"\nhash_argument = \"x\"", "balance = \"hash\"");
         check("a", "command = []", "must name a program");
         check("a", "url = \"http://h\"\nurll = 1", "unknown field `urll`");
         check("a", "url = \"http://h\"\ntimeout_ms = 0", "from 1 to 600000");

@@ -102,7 +102,7 @@ pub(super) async fn metrics(call: &Call) -> Result<Response, Problem> {
     let router = &context.router;
     let skeleton = router.skeleton();
     let graph = GraphFigures { counts: skeleton.counts(), bytes: skeleton.bytes(), questions: router.questions() };
-    let text = render(&context.facts, uptime, &cores, &graph);
+    let text = render(&context.facts, uptime, &cores, &graph, &context.upstreams.figures());
     Ok(never_kept(answer::bytes(StatusCode::OK, OPEN_METRICS, text)))
 }
 

@@ -16,6 +16,7 @@ use super::route::{ROUTES, UNMATCHED};
 use crate::dag::skeleton::Counts;
 use crate::gateway::NodeFacts;
 use crate::gateway::decisions::Decisions;
+use crate::gateway::upstream;
 use crate::router::Questions;
 use crate::router::consistency::AnsweredBy;
 use crate::router::message::CoreStats;
@@ -130,7 +131,13 @@ impl Counters {
 }
 
 /// The text of a scrape.
-pub(super) fn render(facts: &NodeFacts, uptime: Duration, cores: &[CoreStats], graph: &GraphFigures<'_>) -> String {
+pub(super) fn render(
+    facts: &NodeFacts,
+    uptime: Duration,
+    cores: &[CoreStats],
+    graph: &GraphFigures<'_>,
+    upstreams: &[upstream::Figure],
+) -> String {
     let mut text = Text(String::with_capacity(32 << 10));
     text.family("qmesh_build", "info", "The build.");
     text.line("qmesh_build_info", &[("version", facts.version), ("node", &facts.node)], 1.0);
@@ -144,6 +151,12 @@ pub(super) fn render(facts: &NodeFacts, uptime: Duration, cores: &[CoreStats], g
         DOORS.lock().iter().filter(|(node, _)| *node == facts.node).map(|(_, door)| door.clone()).collect();
     door_figures(&mut text, &doors);
     gate_figures(&mut text, &doors);
+    for figure in upstreams {
+        text.family(figure.family, figure.kind, figure.about);
+        for (upstream, value) in &figure.values {
+            text.line(figure.sample, &[("upstream", upstream)], *value as f64);
+        }
+    }
     text.0.push_str("# EOF\n");
     text.0
 }
@@ -387,7 +400,7 @@ mod tests {
         let graph =
             Counts { vertices: 3, edges: 2, roots: 1, tips: 1, staged: 2, staged_bytes: 900, generation_max: 3 };
         let graph = GraphFigures { counts: graph, bytes: 300, questions: &Questions::default() };
-        let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph);
+        let text = render(&facts, Duration::from_secs(5), &[CoreStats::default()], &graph, &[]);
         for line in [
             "qmesh_dag_vertices 3",
             "qmesh_dag_staged_bytes 900",

@@ -117,6 +117,12 @@ pub enum Action {
     Stats,
     /// The MCP servers behind the gateway.
     Upstreams,
+    /// How every endpoint of them is.
+    HealthMatrix,
+    /// Their breakers that are not closed.
+    Breakers,
+    /// Close breakers.
+    BreakersReset,
     /// The node's figures, for a scraper.
     Metrics,
     /// This table, as OpenAPI.
@@ -252,6 +258,9 @@ pub const ROUTES: &[Route] = &[
     row("GET", "/api/v1/dag/watch", Action::Watch, &[WATCH], ("", "Events"), "Follow new vertices and moves of refs, as server-sent events; over a WebSocket (`Upgrade: websocket`) each as a text."),
     row("GET", "/api/v1/cluster/status", Action::Stats, NONE, ("", "Stats"), "The node's figures: cores, shards, logs, the graph."),
     row("GET", "/api/v1/upstreams", Action::Upstreams, NONE, ("", "Upstreams"), "The MCP servers behind the gateway: how they are and what they offer."),
+    row("GET", "/api/v1/health/matrix", Action::HealthMatrix, NONE, ("", "HealthMatrix"), "How every endpoint of every MCP server behind the gateway is, as this node sees it."),
+    row("GET", "/api/v1/breakers", Action::Breakers, NONE, ("", "Breakers"), "Circuit breakers that are not closed, or have failures that count."),
+    row("POST", "/api/v1/breakers/reset", Action::BreakersReset, NONE, ("BreakerReset", "BreakersReset"), "Close the breakers of an upstream, or of one of its tools."),
     row("POST", "/mcp", Action::Mcp, NONE, ("Mcp", "Mcp"), "The Model Context Protocol, revision 2026-07-28 and older ones."),
     row("GET", "/mcp", Action::Mcp, NONE, ("", "Events"), "What servers tell a session of an earlier revision by themselves; with `Upgrade: websocket` and the subprotocol `mcp`, all of MCP."),
     row("DELETE", "/mcp", Action::Mcp, NONE, ("", "Nothing"), "End a session of an earlier revision."),
@@ -322,7 +331,12 @@ pub(super) fn class(action: Action) -> Class {
         Action::Live | Action::Ready | Action::ResourceMetadata => Class::Free,
         Action::Explain => Class::Open,
         Action::VertexPut | Action::VertexBatch | Action::RefSet | Action::RefDelete => Class::Write,
-        Action::Stats | Action::Metrics | Action::Upstreams => Class::Admin,
+        Action::Stats
+        | Action::Metrics
+        | Action::Upstreams
+        | Action::HealthMatrix
+        | Action::Breakers
+        | Action::BreakersReset => Class::Admin,
         // The tool says more.
         Action::Mcp => Class::Read,
         Action::VertexGetMany
@@ -380,6 +394,16 @@ async fn act(action: Action, mut call: Call) -> Result<Response, Problem> {
         Action::Health => facts::health(&call).await,
         Action::Version => Ok(facts::version(&call)),
         Action::Upstreams => Ok(super::answer::json(StatusCode::OK, &call.context.upstreams.report())),
+        Action::HealthMatrix => {
+            let matrix = call.context.upstreams.health_matrix(&call.context.facts.node);
+            Ok(super::answer::json(StatusCode::OK, &matrix))
+        }
+        Action::Breakers => Ok(super::answer::json(StatusCode::OK, &call.context.upstreams.breakers())),
+        Action::BreakersReset => {
+            let body = read_whole(call.body).await?;
+            let wanted = serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(error.to_string()))?;
+            Ok(super::answer::json(StatusCode::OK, &call.context.upstreams.reset_breakers(&wanted)?))
+        }
         Action::Stats => facts::stats(&call).await,
         Action::Metrics => facts::metrics(&call).await,
         Action::OpenApi => Ok(facts::openapi(&call)),

@@ -255,10 +255,25 @@ fn node() -> Value {
                 "calls": { "type": "integer" },
                 "failures": { "type": "integer" },
                 "open": { "type": "integer" },
+                "retries": { "type": "integer" },
+                "retries_refused": { "type": "integer" },
+                "balance": { "enum": ["round_robin", "least_loaded", "hash"] },
+                "endpoints": { "type": "array", "items": endpoint() },
+                "breakers": { "type": "array", "items": breaker() },
             } } },
             "collisions": { "type": "array", "items": { "type": "string" } },
             "refused": { "type": "array", "items": { "type": "object" } },
         })),
+        "HealthMatrix": object(&["observer", "endpoints"], json!({
+            "observer": { "type": "string" },
+            "endpoints": { "type": "array", "items": endpoint() },
+        })),
+        "Breakers": object(&["breakers"], json!({ "breakers": { "type": "array", "items": breaker() } })),
+        "BreakerReset": object(&["upstream"], json!({
+            "upstream": { "type": "string" },
+            "tool": { "type": "string" },
+        })),
+        "BreakersReset": object(&["reset"], json!({ "reset": { "type": "integer" } })),
         "Stats": object(&["version", "node", "dag", "cores"], json!({
             "version": { "type": "string" },
             "node": { "type": "string" },
@@ -274,4 +289,41 @@ fn node() -> Value {
             "cores": { "type": "array", "items": { "type": "object" } },
         })),
     })
+}
+
+/// An endpoint of an upstream, as it is told.
+fn endpoint() -> Value {
+    object(
+        &["endpoint", "id", "state", "weight_percent"],
+        json!({
+            "upstream": { "type": "string" },
+            "endpoint": { "type": "string" },
+            "id": { "type": "string" },
+            "state": { "enum": ["healthy", "slow", "slow_start", "ejected", "unhealthy"] },
+            "weight_percent": { "type": "integer" },
+            "open": { "type": "integer" },
+            "calls": { "type": "integer" },
+            "failures": { "type": "integer" },
+            "latency_ms": { "type": "integer" },
+            "window_calls": { "type": "integer" },
+            "window_failures": { "type": "integer" },
+            "ejections": { "type": "integer" },
+            "ejected_ms": { "type": "integer" },
+        }),
+    )
+}
+
+/// A breaker, as it is told.
+fn breaker() -> Value {
+    object(
+        &["tool", "endpoint", "state"],
+        json!({
+            "upstream": { "type": "string" },
+            "tool": { "type": "string" },
+            "endpoint": { "type": "string" },
+            "state": { "enum": ["closed", "open", "half_open"] },
+            "failures": { "type": "integer" },
+            "retry_ms": { "type": "integer" },
+        }),
+    )
 }

@@ -19,6 +19,7 @@ use super::message::{Request, Text};
 use super::session::Session;
 use crate::gateway::Context;
 use crate::gateway::http::Response;
+use crate::gateway::pipeline::{Admitted, Caller};
 use crate::gateway::upstream::{Asked, Kept, MODERN, Subject, carry, splice};
 
 /// The server behind the gateway that a request is for, if it is for one.
@@ -67,6 +68,7 @@ pub(super) async fn forward(
     kept: Kept,
 ) -> Result<Response, Fault> {
     let own = kept.own_name();
+    let key = kept.key().and_then(|argument| key(head, request, argument));
     let body = match (era, named(request)) {
         (Era::Modern, None) => body.clone(),
         (Era::Modern, Some(name)) if name.as_str() == own => body.clone(),
@@ -85,8 +87,25 @@ pub(super) async fn forward(
             value.contains("text/event-stream") || value.contains("*/*")
         })
     });
-    let asked = Asked { method: request.method.as_str().to_owned(), id: request.id.to_owned(), body, streams, session };
+    let asked =
+        Asked { method: request.method.as_str().to_owned(), id: request.id.to_owned(), body, streams, session, key };
     carry(&context.upstreams, kept, asked, mirrored).await
+}
+
+/// What leads to the same endpoint each time: the value of an argument, or who asks.
+fn key(head: &Parts, request: &Request<'_>, argument: Option<&str>) -> Option<u64> {
+    let short = |bytes: &[u8]| {
+        let digest = blake3::hash(bytes);
+        u64::from_le_bytes(digest.as_bytes()[..8].try_into().unwrap_or_default())
+    };
+    if let Some(argument) = argument {
+        let arguments: serde_json::Value = serde_json::from_str(request.params.arguments?.get()).ok()?;
+        return Some(short(arguments.get(argument)?.to_string().as_bytes()));
+    }
+    match &head.extensions.get::<Admitted>()?.caller {
+        Caller::Principal(principal) => Some(short(&principal.key.to_le_bytes())),
+        Caller::Anonymous => None,
+    }
 }
 
 /// The name in a request that a server may know by another one.

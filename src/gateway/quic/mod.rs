@@ -80,7 +80,7 @@ impl Door {
                     wire::OP_READ => read(&context, &request.body).await,
                     wire::OP_REF => refs(&context, &request.body).await,
                     wire::OP_STATS => stats(&context).await,
-                    wire::OP_UPSTREAMS => crate::control::ask::to_json(&context.upstreams.report()),
+                    wire::OP_UPSTREAMS => upstreams(&context, &request.body),
                     wire::OP_CLUSTER => cluster(&context, &request.body).await,
                     wire::OP_RESOLVE => resolve(&context, &request.body).await,
                     wire::OP_QUERY => graph::query(&context, &request.body, id, &replies).await,
@@ -105,6 +105,15 @@ impl Door {
             }
         });
     }
+}
+
+/// What the servers behind the gateway are like; with a body, breakers of one are closed.
+fn upstreams(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {
+    if body.is_empty() {
+        return crate::control::ask::to_json(&context.upstreams.report());
+    }
+    let wanted = serde_json::from_slice(body).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    crate::control::ask::to_json(&context.upstreams.reset_breakers(&wanted)?)
 }
 
 async fn cluster(context: &Context, body: &[u8]) -> Result<Bytes, Refusal> {

@@ -2,7 +2,8 @@
 //!
 //! Promises: a call that cannot be carried fails at once with the reason; the answer comes as one JSON document when nothing comes
 //! before it, and as a stream of events otherwise, or when it takes longer than [`PATIENCE`]; a client that goes away cancels
-//! its call. Does not: repeat a call that may have been carried out.
+//! its call; what failed at one endpoint before a part of its answer came goes to another, if it may be carried out twice and the
+//! budget allows. Does not: repeat anything else.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,7 +18,10 @@ use super::envelope::{Kind, Message, completed};
 use super::federation::{Federation, Place};
 use super::http::cannot_ask;
 use super::link::{Broken, Exchange, Link, Messages, Reply, Spoken};
+use super::pool::{Outcome, now};
+use super::window::Breaker;
 use super::{Caller, Held, Upstreams};
+use crate::config::pool::Balance;
 use crate::gateway::http::{Body, BodySender, Response};
 use crate::gateway::mcp::{ClientSession, Fault, of_session};
 use crate::runtime;
@@ -56,6 +60,8 @@ pub(in crate::gateway) struct Asked {
     pub(in crate::gateway) streams: bool,
     /// The session of a client that has one.
     pub(in crate::gateway) session: Option<ClientSession>,
+    /// What leads to the same endpoint each time, where the upstream is declared so.
+    pub(in crate::gateway) key: Option<u64>,
 }
 
 /// Where a request goes: what was found for its subject, kept until it is sent.
@@ -72,11 +78,14 @@ impl Upstreams {
             Subject::Tool(name) => federation.tool(name)?.clone(),
             Subject::Prompt(name) => federation.prompt(name)?.clone(),
             Subject::Resource(uri) => {
-                Place { entry: federation.resource(uri)?, own: uri.to_owned(), mirrors: Vec::new() }
+                Place { entry: federation.resource(uri)?, own: uri.to_owned(), mirrors: Vec::new(), repeats: true }
             }
-            Subject::Template(template) => {
-                Place { entry: federation.template(template)?, own: template.to_owned(), mirrors: Vec::new() }
-            }
+            Subject::Template(template) => Place {
+                entry: federation.template(template)?,
+                own: template.to_owned(),
+                mirrors: Vec::new(),
+                repeats: true,
+            },
         };
         Some(Kept { federation, place })
     }
@@ -103,6 +112,12 @@ impl Kept {
     /// The name that the server knows.
     pub(in crate::gateway) fn own_name(&self) -> &str {
         &self.place.own
+    }
+
+    /// What endpoints are chosen by, if it is a key: nothing, an argument, or the caller.
+    pub(in crate::gateway) fn key(&self) -> Option<Option<&str>> {
+        let pooling = &self.federation.entries[self.place.entry].upstream.pooling;
+        (pooling.balance == Balance::Hash).then_some(pooling.hash_argument.as_deref())
     }
 
     /// Headers that mirror arguments: those that the client sent, or, from a client of an era without them, those that the tool's
@@ -156,21 +171,42 @@ pub(in crate::gateway) async fn carry(
         return Err(refuse(why.to_owned(), SILENT_RETRY_MS));
     };
     let caller = upstreams.caller(entry).map_err(|error| refuse(error, 0))?;
-    if upstream.concurrency_max <= caller.open.get() {
-        let detail = format!("all {} calls that one core may have open there are taken", upstream.concurrency_max);
+    let Some(room) = Room::of(&caller) else {
+        let detail = format!("all {} calls that may be open there are taken", upstream.concurrency_max);
         return Err(Fault::upstream_busy(&name, &detail, BUSY_RETRY_MS));
-    }
-    if let Err(wait) = caller.breaker.borrow_mut().enter(Instant::now()) {
-        let why = entry.known.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        return Err(refuse(format!("it failed often and is left alone for a while{why}"), wait.as_millis() as u64));
-    }
+    };
     let limit = upstream.timeout_of(&kept.place.own);
     // A session of the client's own, if it has one there: the server may know the client by it, and ask it things.
     let own = asked.session.and_then(|session| session.at(&name).cloned().map(|held| (session, held)));
     let session = own.as_ref().map(|(_, held)| Rc::new(held.session()));
+    let is_tool = asked.method == "tools/call";
+    let breakers = entry.breakers.tool(if is_tool { &kept.place.own } else { "" }).unwrap_or_default();
+    let holder = own.as_ref().map(|(_, held)| caller.pool.named(held.endpoint()));
+    let first = match holder {
+        None => caller.pool.choose(0, asked.key, &breakers, &mut caller.turns.borrow_mut(), now()),
+        Some(None) => {
+            return Err(Fault::session_over(&format!(
+                "the upstream {name}: the endpoint that had the session is gone"
+            )));
+        }
+        Some(Some(at)) => {
+            let rule = &caller.pool.rule.breaker;
+            let may = breakers.get(at).is_none_or(|breaker| breaker.enter(rule, now()));
+            let wait = || breakers.get(at).map_or(0, |breaker| breaker.wait(rule, now()));
+            if may { Ok((at, "its session")) } else { Err(wait()) }
+        }
+    };
+    let (at, why) = first.map_err(|wait_ms| {
+        let why = entry.known.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        refuse(format!("it failed often and is left alone for a while{why}"), wait_ms)
+    })?;
+    tracing::debug!(upstream = name, endpoint = caller.pool.endpoints[at].shown, why, "a call goes to an endpoint");
     let exchange = Exchange { method: asked.method, name: Some(kept.place.own), body: asked.body, mirrored, session };
     let asks = own.filter(|_| asked.streams);
-    let call = Call { caller, name: name.clone(), spoken, id: asked.id, limit, asks };
+    let repeats = kept.place.repeats && exchange.session.is_none();
+    let key = asked.key;
+    let call =
+        Call { caller, _room: room, breakers, at, repeats, key, name: name.clone(), spoken, id: asked.id, limit, asks };
     let mut sending: Sending = Box::pin(call.send(exchange));
     if !asked.streams {
         return match sending.await {
@@ -216,6 +252,14 @@ type Sending = Pin<Box<dyn Future<Output = (Open, Result<Reply, Broken>)>>>;
 /// A call before it is sent.
 struct Call {
     caller: Rc<Caller>,
+    /// Held until nobody waits for the call any more.
+    _room: Room,
+    breakers: Arc<Vec<Breaker>>,
+    /// The endpoint that it goes to first.
+    at: usize,
+    /// Whether it may be carried out twice.
+    repeats: bool,
+    key: Option<u64>,
     name: String,
     spoken: Spoken,
     id: String,
@@ -224,46 +268,121 @@ struct Call {
     asks: Option<(ClientSession, Held)>,
 }
 
-/// A call that is open at its server. Its place is given back when it is dropped.
+/// A place among the calls that the node may have open at an upstream. It is given back when it is dropped.
+struct Room(Rc<Caller>);
+
+impl Room {
+    fn of(caller: &Rc<Caller>) -> Option<Self> {
+        caller.pool.enter().then(|| Self(caller.clone()))
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.pool.leave();
+    }
+}
+
+/// A call that is open at an endpoint of its server.
 struct Open {
     call: Call,
     begun: Instant,
+    visit: Visit,
 }
 
-impl Drop for Open {
+/// What is open at an endpoint, until it is dropped.
+struct Visit {
+    caller: Rc<Caller>,
+    at: usize,
+    begun: Instant,
+}
+
+impl Visit {
+    fn begin(caller: &Rc<Caller>, at: usize, is_retry: bool) -> Self {
+        caller.pool.begin(at, is_retry, now());
+        Self { caller: caller.clone(), at, begun: Instant::now() }
+    }
+}
+
+impl Drop for Visit {
     fn drop(&mut self) {
-        self.call.caller.open.set(self.call.caller.open.get() - 1);
+        self.caller.pool.release(self.at);
     }
 }
 
 impl Call {
+    /// Sends it, and to another endpoint what failed there before any part of an answer came.
     async fn send(self, exchange: Exchange) -> (Open, Result<Reply, Broken>) {
         let caller = self.caller.clone();
-        caller.open.set(caller.open.get() + 1);
-        caller.calls.set(caller.calls.get() + 1);
-        let open = Open { call: self, begun: Instant::now() };
-        let limit = open.call.limit;
-        let sent = timeout(limit, caller.link.send(open.call.spoken, &exchange)).await;
-        let reply = sent.unwrap_or(Err(Broken::Timeout(limit)));
-        if !matches!(reply, Ok(Reply::Stream(_))) {
-            open.ended(reply.as_ref().err());
+        let pool = &caller.pool;
+        let mut open = Open { visit: Visit::begin(&caller, self.at, false), begun: Instant::now(), call: self };
+        let (mut tried, mut attempts) = (0_u64, 0);
+        loop {
+            let at = open.visit.at;
+            tried |= 1 << at;
+            let call = &open.call;
+            let left = call.limit.saturating_sub(open.begun.elapsed());
+            let sent = timeout(left, first_of(&caller.links[at], call.spoken, &exchange)).await;
+            let reply = sent.unwrap_or(Err(Broken::Timeout(call.limit)));
+            if reply.is_ok() {
+                pool.answered(at, open.visit.begun.elapsed(), now());
+            }
+            if !matches!(reply, Ok(Reply::Stream(_))) {
+                open.ended(reply.as_ref().err());
+            }
+            let Err(broken) = &reply else { return (open, reply) };
+            let elsewhere = broken.is_failure() || matches!(broken, Broken::Busy(_));
+            let timely = open.begun.elapsed() < call.limit;
+            if !call.repeats || !elsewhere || !timely || pool.rule.retries.attempts_max <= attempts {
+                return (open, reply);
+            }
+            // What is known to be out, or was tried, is not asked again; the budget is taken only for what goes.
+            let next = pool.choose(tried, call.key, &call.breakers, &mut caller.turns.borrow_mut(), now());
+            let Ok((next, why)) = next else { return (open, reply) };
+            if !pool.may_retry(now()) {
+                tracing::info!(upstream = call.name, %broken, "a call that failed is not repeated: the budget is spent");
+                return (open, reply);
+            }
+            attempts += 1;
+            let shown = |at: usize| &pool.endpoints[at].shown;
+            tracing::info!(upstream = call.name, from = shown(at), to = shown(next), why, %broken, "a call is repeated");
+            open.visit = Visit::begin(&caller, next, true);
         }
-        (open, reply)
     }
+}
+
+/// What comes first, with the certainty that something comes.
+async fn first_of(link: &Link, spoken: Spoken, exchange: &Exchange) -> Result<Reply, Broken> {
+    let mut messages = match link.send(spoken, exchange).await? {
+        Reply::Stream(messages) => messages,
+        whole @ Reply::Whole(..) => return Ok(whole),
+    };
+    let first = messages.next().await?.ok_or_else(ended)?;
+    messages.unread(first);
+    Ok(Reply::Stream(messages))
 }
 
 impl Open {
     /// The call is over: well, or not.
     fn ended(&self, broken: Option<&Broken>) {
-        let caller = &self.call.caller;
+        let (pool, at, now) = (&self.call.caller.pool, self.visit.at, now());
+        let breaker = self.call.breakers.get(at);
         match broken {
             Some(broken) if broken.is_failure() => {
-                caller.failures.set(caller.failures.get() + 1);
-                caller.breaker.borrow_mut().failed(Instant::now());
-                tracing::debug!(upstream = self.call.name, %broken, "a call to an upstream failed");
+                pool.ended(at, Outcome::Failed, now);
+                if let Some(breaker) = breaker {
+                    breaker.failed(&pool.rule.breaker, now);
+                }
+                let endpoint = &pool.endpoints[at].shown;
+                tracing::debug!(upstream = self.call.name, endpoint, %broken, "a call to an upstream failed");
             }
             // Busy, or not for us: it answers.
-            _ => caller.breaker.borrow_mut().succeeded(),
+            broken => {
+                pool.ended(at, if broken.is_some() { Outcome::Neither } else { Outcome::Well }, now);
+                if let Some(breaker) = breaker {
+                    breaker.succeeded(now);
+                }
+            }
         }
     }
 
@@ -300,7 +419,9 @@ impl Open {
                         return Ok(Some(question));
                     }
                     // Only a server with sessions asks its client; nobody here can answer for one.
-                    if let (Link::Http(link), Some(refused)) = (&self.call.caller.link, cannot_ask(&message)) {
+                    if let (Link::Http(link), Some(refused)) =
+                        (&self.call.caller.links[self.visit.at], cannot_ask(&message))
+                    {
                         link.answer_in_session(self.call.spoken, refused).await?;
                     }
                 }

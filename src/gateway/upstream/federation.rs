@@ -13,8 +13,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::link::Spoken;
+use super::pool::Pool;
 use super::stdio::StdioLink;
-use crate::config::upstream::{SEPARATOR, Upstream, UpstreamError};
+use super::window::Breaker;
+use crate::config::upstream::{Reach, SEPARATOR, Upstream, UpstreamError};
 
 /// Rows of one list of one server.
 pub(crate) const ROWS_MAX: usize = 4096;
@@ -66,6 +68,62 @@ pub(crate) struct Entry {
     pub(crate) process: Option<StdioLink>,
     /// What is known of it.
     pub(crate) known: Known,
+    /// How its endpoints are: the same for every core, and for as long as the declaration stays as it is.
+    pub(crate) pool: Arc<Pool>,
+    /// The breakers of its tools.
+    pub(crate) breakers: Breakers,
+}
+
+impl Entry {
+    /// One whose endpoints nothing is known of.
+    pub(crate) fn of(upstream: Upstream, generation: u64, process: Option<StdioLink>, known: Known) -> Self {
+        let urls = if let Reach::Http { urls, .. } = &upstream.reach { urls.as_slice() } else { &[] };
+        let pool = Arc::new(Pool::new(upstream.pooling.clone(), urls, upstream.concurrency_max));
+        let breakers = Breakers::default().of(&known.lists.tools, &pool);
+        Self { upstream: Arc::new(upstream), generation, process, known, pool, breakers }
+    }
+}
+
+/// The breakers of each tool of a server, one for each endpoint; what is no tool has some together, under an empty name.
+#[derive(Clone, Default)]
+pub(crate) struct Breakers(Arc<BTreeMap<String, Arc<Vec<Breaker>>>>);
+
+impl Breakers {
+    /// Those of these tools, with the state that they had.
+    pub(crate) fn of(&self, tools: &[Listed], pool: &Pool) -> Self {
+        let names = tools.iter().map(|tool| tool.key.as_str()).chain([""]);
+        let each = names.map(|name| {
+            let new = || Arc::new(pool.endpoints.iter().map(|_| Breaker::new(&pool.rule.breaker)).collect());
+            (name.to_owned(), self.0.get(name).cloned().unwrap_or_else(new))
+        });
+        Self(Arc::new(each.collect()))
+    }
+
+    /// Those of one tool.
+    pub(crate) fn tool(&self, name: &str) -> Option<Arc<Vec<Breaker>>> {
+        self.0.get(name).or_else(|| self.0.get("")).cloned()
+    }
+
+    /// Those that are not closed or have failures that count, for people.
+    pub(crate) fn rows(&self, pool: &Pool, now: u64) -> Vec<Value> {
+        let each = self.0.iter().flat_map(|(tool, breakers)| {
+            breakers.iter().zip(&pool.endpoints).map(move |(breaker, endpoint)| (tool, breaker, endpoint))
+        });
+        let told = each.filter(|(_, breaker, _)| breaker.word(now) != "closed" || 0 < breaker.failures(now));
+        let rows = told.map(|(tool, breaker, endpoint)| {
+            serde_json::json!({
+                "tool": tool, "endpoint": endpoint.shown, "state": breaker.word(now),
+                "failures": breaker.failures(now), "retry_ms": breaker.wait(&pool.rule.breaker, now),
+            })
+        });
+        rows.collect()
+    }
+
+    /// Closes those of one tool, or all.
+    pub(crate) fn reset(&self, tool: Option<&str>) -> usize {
+        let meant = self.0.iter().filter(|(name, _)| tool.is_none_or(|tool| tool == name.as_str()));
+        meant.flat_map(|(_, breakers)| breakers.iter()).map(Breaker::reset).count()
+    }
 }
 
 /// Where a public name leads.
@@ -77,6 +135,8 @@ pub(crate) struct Place {
     pub(crate) own: String,
     /// Arguments that its requests mirror into headers.
     pub(crate) mirrors: Vec<Mirror>,
+    /// Whether a request may be carried out twice: a reading, or a tool that says so of itself.
+    pub(crate) repeats: bool,
 }
 
 /// An argument, by the names on the way to it, and the header that mirrors it.
@@ -130,7 +190,12 @@ impl Federation {
                     continue;
                 }
                 let Some(json) = renamed(&listed.json, &public) else { continue };
-                let place = Place { entry: at, own: listed.key.clone(), mirrors: mirrors(&listed.json) };
+                let place = Place {
+                    entry: at,
+                    own: listed.key.clone(),
+                    mirrors: mirrors(&listed.json),
+                    repeats: repeats(&listed.json),
+                };
                 federation.tools_by_name.insert(public.clone(), place);
                 federation.tools.push(Row { key: public, json });
             }
@@ -144,7 +209,7 @@ impl Federation {
                     continue;
                 }
                 let Some(json) = renamed(&listed.json, &public) else { continue };
-                let place = Place { entry: at, own: listed.key.clone(), mirrors: Vec::new() };
+                let place = Place { entry: at, own: listed.key.clone(), mirrors: Vec::new(), repeats: true };
                 federation.prompts_by_name.insert(public.clone(), place);
                 federation.prompts.push(Row { key: public, json });
             }
@@ -230,6 +295,23 @@ fn renamed(json: &str, name: &str) -> Option<String> {
     serde_json::to_string(&row).ok()
 }
 
+/// Whether a tool says that it only reads, or that a second call changes nothing more.
+fn repeats(json: &str) -> bool {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Annotations {
+        read_only_hint: bool,
+        idempotent_hint: bool,
+    }
+    #[derive(serde::Deserialize)]
+    struct Tool {
+        #[serde(default)]
+        annotations: Annotations,
+    }
+    serde_json::from_str::<Tool>(json)
+        .is_ok_and(|tool| tool.annotations.read_only_hint || tool.annotations.idempotent_hint)
+}
+
 /// The arguments that a tool's schema mirrors into headers (`x-mcp-header`).
 fn mirrors(json: &str) -> Vec<Mirror> {
     /// How deep in a schema headers are looked for.
@@ -302,7 +384,7 @@ mod tests {
         };
         let lists = Lists { tools: tools.iter().map(tool).collect(), ..Lists::default() };
         let known = Known { lists: Arc::new(lists), ..Known::default() };
-        Entry { upstream: Arc::new(upstream), generation: 0, process: None, known }
+        Entry::of(upstream, 0, None, known)
     }
 
     #[test]

@@ -14,10 +14,12 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use super::check::check_all;
 use super::envelope::{Message, request};
 use super::federation::{Entry, Federation, Known, Listed, Lists, ROWS_MAX};
 use super::http::HttpLink;
 use super::link::{Broken, Exchange, Link, MODERN, Messages, Reply, Spoken};
+use super::pool::{Pool, now};
 use super::stdio::{Phase, Program, StdioLink};
 use crate::config::upstream::{Era, Reach, Upstream, UpstreamError, read_folder};
 use crate::gateway::now_ms;
@@ -109,7 +111,11 @@ async fn follow(folder: PathBuf, publish: watch::Sender<Arc<Federation>>) {
                     if let Some(followed) = followed.get_mut(&name)
                         && followed.entry.generation == generation
                     {
-                        followed.entry.known = known;
+                        let entry = &mut followed.entry;
+                        if !Arc::ptr_eq(&entry.known.lists, &known.lists) {
+                            entry.breakers = entry.breakers.of(&known.lists.tools, &entry.pool);
+                        }
+                        entry.known = known;
                         changed = true;
                     }
                 }
@@ -120,14 +126,14 @@ async fn follow(folder: PathBuf, publish: watch::Sender<Arc<Federation>>) {
 }
 
 fn follow_one(upstream: Upstream, generation: u64, tell: mpsc::Sender<News>) -> Followed {
-    let upstream = Arc::new(upstream);
     let (stop, stopped) = oneshot::channel::<()>();
     let (changed, changes) = mpsc::channel(1);
     let process = program(&upstream).map(|program| StdioLink::start(program, changed.clone()));
-    let entry = Entry { upstream: upstream.clone(), generation, process: process.clone(), known: Known::default() };
+    let entry = Entry::of(upstream, generation, process.clone(), Known::default());
+    let (upstream, pool) = (entry.upstream.clone(), entry.pool.clone());
     runtime::spawn(async move {
         let name = upstream.name.clone();
-        let watching = keep_known(upstream, process, changed, changes, |known| {
+        let watching = keep_known(upstream, process, pool, changed, changes, |known| {
             let news = News { name: name.clone(), generation, known };
             let tell = tell.clone();
             async move { drop(tell.send(news).await) }
@@ -144,13 +150,14 @@ fn follow_one(upstream: Upstream, generation: u64, tell: mpsc::Sender<News>) -> 
 async fn keep_known<F: Future<Output = ()>>(
     upstream: Arc<Upstream>,
     process: Option<StdioLink>,
+    pool: Arc<Pool>,
     changed: mpsc::Sender<()>,
     mut changes: mpsc::Receiver<()>,
     tell: impl Fn(Known) -> F,
 ) {
     let mut phase = process.as_ref().map(StdioLink::phase);
-    let link = match link_to(&upstream, process) {
-        Ok(link) => link,
+    let links = match links_to(&upstream, process) {
+        Ok(links) => std::rc::Rc::new(links),
         Err(reason) => {
             tell(Known { error: Some(reason), ..Known::default() }).await;
             return;
@@ -159,10 +166,21 @@ async fn keep_known<F: Future<Output = ()>>(
     let mut known = Known::default();
     let mut pause = PAUSE_MIN;
     let mut listening: Option<oneshot::Sender<()>> = None;
-    let link = std::rc::Rc::new(link);
+    let (speaks, spoken_now) = watch::channel(None);
+    let checking = check_all(pool.clone(), links.clone(), spoken_now);
+    // Its future lives as long as this one, so that it ends with it.
+    let mut checking = std::pin::pin!(async {
+        checking.await;
+        std::future::pending::<()>().await;
+    });
     loop {
-        let wait = match discover(&upstream, &link).await {
-            Ok((spoken, capabilities, lists, holds)) => {
+        let discovered = tokio::select! {
+            found = discover_any(&upstream, &links, &pool) => found,
+            () = &mut checking => continue,
+        };
+        let wait = match discovered {
+            Ok((at, (spoken, capabilities, lists, holds))) => {
+                speaks.send_replace(Some(spoken));
                 if known.error.is_some() || known.spoken != Some(spoken) {
                     tracing::info!(
                         upstream = upstream.name,
@@ -183,7 +201,7 @@ async fn keep_known<F: Future<Output = ()>>(
                 if listens && listening.as_ref().is_none_or(oneshot::Sender::is_closed) {
                     let (stop, stopped) = oneshot::channel();
                     listening = Some(stop);
-                    runtime::spawn(listen(link.clone(), changed.clone(), stopped));
+                    runtime::spawn(listen(links.clone(), at, changed.clone(), stopped));
                 }
                 holds.unwrap_or(upstream.refresh)
             }
@@ -208,20 +226,36 @@ async fn keep_known<F: Future<Output = ()>>(
             () = sleep(wait) => {}
             _ = changes.recv() => {}
             () = phase_changed => {}
+            () = &mut checking => {}
         }
     }
 }
 
-/// A way to a server for one core.
+/// What the first endpoint that answers offers, those first that are well.
+async fn discover_any(upstream: &Upstream, links: &[Link], pool: &Pool) -> Result<(usize, Discovered), Broken> {
+    let well = pool.well(now());
+    let mut order: Vec<usize> = (0..links.len()).collect();
+    order.sort_by_key(|at| well >> at & 1 == 0);
+    let mut last = Broken::Unreachable("it has no endpoint".to_owned());
+    for at in order {
+        match discover(upstream, &links[at]).await {
+            Ok(discovered) => return Ok((at, discovered)),
+            Err(broken) => last = broken,
+        }
+    }
+    Err(last)
+}
+
+/// The ways to a server for one core, one to each endpoint.
 ///
 /// # Errors
 /// What is wrong with what was declared.
-pub(crate) fn link_to(upstream: &Upstream, process: Option<StdioLink>) -> Result<Link, String> {
+pub(crate) fn links_to(upstream: &Upstream, process: Option<StdioLink>) -> Result<Vec<Link>, String> {
     match (&upstream.reach, process) {
-        (Reach::Http { url, headers, authority }, _) => {
-            HttpLink::new(url, headers, authority.as_deref()).map(Link::Http)
+        (Reach::Http { urls, headers, authority }, _) => {
+            urls.iter().map(|url| HttpLink::new(url, headers, authority.as_deref()).map(Link::Http)).collect()
         }
-        (Reach::Stdio { .. }, Some(process)) => Ok(Link::Stdio(process)),
+        (Reach::Stdio { .. }, Some(process)) => Ok(vec![Link::Stdio(process)]),
         (Reach::Stdio { .. }, None) => Err("its process was not started".to_owned()),
     }
 }
@@ -237,8 +271,17 @@ pub async fn examine(upstream: Upstream) -> Value {
         let settled = phase.wait_for(|phase| !matches!(phase, Phase::Starting));
         let _ = timeout(ASK_TIMEOUT, settled).await;
     }
-    let found = match link_to(&upstream, process) {
-        Ok(link) => discover(&upstream, &link).await.map_err(|broken| broken.to_string()),
+    let found = match links_to(&upstream, process) {
+        // Every endpoint must answer, and the first tells what they offer.
+        Ok(links) => {
+            let all = futures_util::future::join_all(links.iter().map(|link| discover(&upstream, link))).await;
+            let mut all = all.into_iter().enumerate().map(|(at, found)| match &upstream.reach {
+                Reach::Http { urls, .. } if 1 < urls.len() => found.map_err(|broken| format!("{}: {broken}", urls[at])),
+                _ => found.map_err(|broken| broken.to_string()),
+            });
+            let first = all.next().unwrap_or_else(|| Err("it has no endpoint".to_owned()));
+            all.find_map(Result::err).map_or(first, Err)
+        }
         Err(reason) => Err(reason),
     };
     let took_ms = begun.elapsed().as_millis() as u64;
@@ -384,11 +427,11 @@ fn can_tell(capabilities: &Value) -> bool {
 }
 
 /// Listens to a server of the modern era for changes of its lists, until it ends or is told to stop.
-async fn listen(link: std::rc::Rc<Link>, changed: mpsc::Sender<()>, stopped: oneshot::Receiver<()>) {
+async fn listen(links: std::rc::Rc<Vec<Link>>, at: usize, changed: mpsc::Sender<()>, stopped: oneshot::Receiver<()>) {
     let wanted = json!({ "toolsListChanged": true, "promptsListChanged": true, "resourcesListChanged": true });
     let asked = exchange(1, "subscriptions/listen", json!({ "notifications": wanted }));
     let heard = async {
-        let Ok(Reply::Stream(mut messages)) = link.send(Spoken::Modern, &asked).await else { return };
+        let Ok(Reply::Stream(mut messages)) = links[at].send(Spoken::Modern, &asked).await else { return };
         while let Some(true) = hear(&mut messages, &changed).await {}
     };
     tokio::select! {
@@ -409,7 +452,7 @@ async fn hear(messages: &mut Messages, changed: &mpsc::Sender<()>) -> Option<boo
 }
 
 /// A request of the gateway's own.
-fn exchange(id: u64, method: &str, mut params: Value) -> Exchange {
+pub(super) fn exchange(id: u64, method: &str, mut params: Value) -> Exchange {
     params["_meta"] = own_meta();
     Exchange {
         method: method.to_owned(),

@@ -124,7 +124,7 @@ fn s6_1_12_fuzz_rows_of_servers() {
         };
         let upstream = Upstream::parse("s", "url = \"http://h/mcp\"").unwrap();
         let known = Known { lists: Arc::new(lists), ..Known::default() };
-        let entry = Entry { upstream: Arc::new(upstream), generation: 0, process: None, known };
+        let entry = Entry::of(upstream, 0, None, known);
         let federation = Federation::of(vec![entry], Vec::new(), |_| false);
         for row in &federation.tools {
             let members: BTreeMap<String, &RawValue> = serde_json::from_str(&row.json).unwrap();

@@ -4,10 +4,11 @@
 //! server that is down, slow or wrong costs the others nothing: lists come from what is known, calls to it fail fast with the
 //! reason. Does not: decide who may call (see the pipeline), nor remember anything of a client.
 
-mod breaker;
 mod call;
+mod check;
 mod door;
 mod envelope;
+mod explained;
 mod federation;
 mod follow;
 #[cfg(test)]
@@ -15,25 +16,26 @@ mod fuzz_tests;
 mod http;
 mod link;
 mod news;
+mod pool;
 mod search;
 mod sessions;
 mod sse;
 mod stdio;
+mod window;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use breaker::Breaker;
 pub(in crate::gateway) use call::{Asked, Kept, Subject, carry, event};
 pub use door::Door;
 pub(in crate::gateway) use envelope::{Message, splice};
+pub use explained::{BreakerReset, Figure};
 pub use federation::Federation;
 pub(in crate::gateway) use federation::{Differs, Row};
 pub use follow::examine;
@@ -44,6 +46,7 @@ pub(in crate::gateway) use sse::Events;
 
 use federation::Entry;
 use link::Link;
+use pool::{Pool, Turns, now};
 
 use crate::runtime;
 
@@ -114,28 +117,29 @@ impl Upstreams {
         }
         let caller = Rc::new(Caller {
             generation: entry.generation,
-            link: follow::link_to(&entry.upstream, entry.process.clone())?,
-            breaker: RefCell::default(),
-            open: Cell::new(0),
-            calls: Cell::new(0),
-            failures: Cell::new(0),
+            links: follow::links_to(&entry.upstream, entry.process.clone())?,
+            pool: entry.pool.clone(),
+            turns: RefCell::new(Turns::new(rand::random())),
         });
         self.callers.borrow_mut().insert(entry.upstream.name.clone(), caller.clone());
         Ok(caller)
     }
 
-    /// What is known of every server, for people: what one core sees of calls, all of them of lists.
+    /// What is known of every server, for people; the same on every core.
     pub(in crate::gateway) fn report(&self) -> Value {
         let federation = self.current();
-        let callers = self.callers.borrow();
+        let now = now();
         let rows: Vec<Value> = federation
             .entries
             .iter()
             .map(|entry| {
                 let (upstream, known) = (&entry.upstream, &entry.known);
-                let caller = callers.get(&upstream.name);
-                let count = |of: fn(&Caller) -> u64| caller.map_or(0, |caller| of(caller));
-                let breaker = caller.map_or("closed", |caller| caller.breaker.borrow().word(Instant::now()));
+                let (calls, failures, open) = entry.pool.counts();
+                let (retries, retries_refused) = entry.pool.retried();
+                let breakers = entry.breakers.rows(&entry.pool, now);
+                // The worst of them.
+                let words = ["open", "half_open"];
+                let worst = words.into_iter().find(|word| breakers.iter().any(|row| row["state"] == *word));
                 let state = match (&known.error, known.spoken) {
                     _ if upstream.drained => "drained",
                     (Some(_), _) => "down",
@@ -147,14 +151,19 @@ impl Upstreams {
                     "state": state,
                     "revision": known.spoken.map(link::Spoken::version),
                     "error": known.error,
-                    "breaker": breaker,
+                    "breaker": worst.unwrap_or("closed"),
                     "tools": known.lists.tools.len(),
                     "prompts": known.lists.prompts.len(),
                     "resources": known.lists.resources.len() + known.lists.templates.len(),
                     "lists_read_ms": known.read_ms,
-                    "calls": count(|caller| caller.calls.get()),
-                    "failures": count(|caller| caller.failures.get()),
-                    "open": count(|caller| caller.open.get() as u64),
+                    "calls": calls,
+                    "failures": failures,
+                    "open": open,
+                    "retries": retries,
+                    "retries_refused": retries_refused,
+                    "balance": upstream.pooling.balance.name(),
+                    "endpoints": entry.pool.report(now),
+                    "breakers": breakers,
                 })
             })
             .collect();
@@ -167,9 +176,15 @@ impl Upstreams {
 /// One core's way to one server.
 struct Caller {
     generation: u64,
-    link: Link,
-    breaker: RefCell<Breaker>,
-    open: Cell<usize>,
-    calls: Cell<u64>,
-    failures: Cell<u64>,
+    /// One to each endpoint.
+    links: Vec<Link>,
+    pool: Arc<Pool>,
+    turns: RefCell<Turns>,
+}
+
+impl Caller {
+    /// The way to an endpoint that is well.
+    fn link(&self) -> &Link {
+        &self.links[self.pool.any(now())]
+    }
 }

@@ -59,7 +59,7 @@ impl Upstreams {
             mirrored: Vec::new(),
             session: None,
         };
-        let Ok(Reply::Stream(mut messages)) = caller.link.send(Spoken::Modern, &exchange).await else { return };
+        let Ok(Reply::Stream(mut messages)) = caller.link().send(Spoken::Modern, &exchange).await else { return };
         while let Ok(Some(message)) = messages.next().await {
             if let Some(uri) = updated(&message)
                 && changed.send(uri).await.is_err()

@@ -17,6 +17,7 @@ use super::envelope::{Message, splice};
 use super::federation::Entry;
 use super::http::{HttpLink, Session};
 use super::link::{Broken, Exchange, LEGACY, Link, Messages, Spoken};
+use super::pool::now;
 use super::{Caller, Subject, Upstreams};
 
 /// Time for a server to open a client's session.
@@ -31,6 +32,8 @@ const SESSION_BYTES_MAX: usize = 256;
 pub(in crate::gateway) struct Held {
     /// The server.
     upstream: String,
+    /// Which of its endpoints has it.
+    endpoint: String,
     /// Its name for the session.
     session: String,
     /// Which of [`LEGACY`] it has.
@@ -53,6 +56,11 @@ impl Held {
     /// The server.
     pub(in crate::gateway) fn upstream(&self) -> &str {
         &self.upstream
+    }
+
+    /// Which of the server's endpoints has it.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     pub(super) fn session(&self) -> Session {
@@ -82,13 +90,18 @@ impl Upstreams {
 
     async fn open_session(&self, entry: &Entry, capabilities: &Value) -> Option<Held> {
         let caller = self.caller(entry).ok()?;
-        let Link::Http(link) = &caller.link else { return None };
+        let at = {
+            let mut turns = caller.turns.borrow_mut();
+            caller.pool.choose(0, None, &[], &mut turns, now()).ok()?.0
+        };
+        let Link::Http(link) = &caller.links[at] else { return None };
         let opened = timeout(OPEN_TIMEOUT, link.open_session(capabilities)).await.ok()?;
         let (session, version, _) = opened.ok()?;
         let id = session.id.as_ref().and_then(|id| id.to_str().ok()).filter(|id| id.len() <= SESSION_BYTES_MAX)?;
         let told = &entry.known.capabilities;
         Some(Held {
             upstream: entry.upstream.name.clone(),
+            endpoint: caller.pool.endpoints[at].id.clone(),
             session: id.to_owned(),
             revision: LEGACY.iter().position(|known| *known == version)? as u8,
             logs: told.get("logging").is_some(),
@@ -96,11 +109,13 @@ impl Upstreams {
         })
     }
 
-    /// The way to the server of a session.
-    fn way(&self, held: &Held) -> Option<Rc<Caller>> {
+    /// The way to the endpoint of a session, by its number.
+    fn way(&self, held: &Held) -> Option<(Rc<Caller>, usize)> {
         let federation = self.current();
         let entry = federation.entries.iter().find(|entry| entry.upstream.name == held.upstream)?;
-        self.caller(entry).ok()
+        let caller = self.caller(entry).ok()?;
+        let at = caller.pool.named(&held.endpoint)?;
+        Some((caller, at))
     }
 
     /// Whose resource a URI is, by the server's name.
@@ -114,10 +129,12 @@ impl Upstreams {
     /// # Errors
     /// Why there is none.
     pub(in crate::gateway) async fn ask_in(&self, held: &Held, method: &str, body: Bytes) -> Result<Bytes, Broken> {
-        let caller = self.way(held).ok_or_else(|| Broken::Unreachable("it is no upstream any more".to_owned()))?;
+        let (caller, at) = self
+            .way(held)
+            .ok_or_else(|| Broken::Unreachable("it is no upstream, or no endpoint of one, any more".to_owned()))?;
         let session = Some(Rc::new(held.session()));
         let exchange = Exchange { method: method.to_owned(), name: None, body, mirrored: Vec::new(), session };
-        let asked = async { caller.link.send(Spoken::Legacy(held.version()), &exchange).await?.answer().await };
+        let asked = async { caller.links[at].send(Spoken::Legacy(held.version()), &exchange).await?.answer().await };
         let (_, answer) = timeout(OPEN_TIMEOUT, asked).await.map_err(|_| Broken::Timeout(OPEN_TIMEOUT))??;
         Ok(answer)
     }
@@ -128,8 +145,10 @@ impl Upstreams {
     /// Why it was not taken.
     pub(in crate::gateway) async fn answer_question(&self, question: &Question, body: &Bytes) -> Result<(), Broken> {
         let held = &question.held;
-        let caller = self.way(held).ok_or_else(|| Broken::Unreachable("it is no upstream any more".to_owned()))?;
-        let Link::Http(link) = &caller.link else { return Ok(()) };
+        let (caller, at) = self
+            .way(held)
+            .ok_or_else(|| Broken::Unreachable("it is no upstream, or no endpoint of one, any more".to_owned()))?;
+        let Link::Http(link) = &caller.links[at] else { return Ok(()) };
         let id = Message::read(body).ok().and_then(|message| message.id);
         let id = id.ok_or_else(|| Broken::Unsupported("an answer without an id".to_owned()))?;
         let body = splice(body, &mut [(id.get(), &question.id)]);
@@ -138,16 +157,16 @@ impl Upstreams {
 
     /// What a server tells a client's session by itself.
     pub(in crate::gateway) async fn told_in(&self, held: &Held) -> Option<Messages> {
-        let caller = self.way(held)?;
-        let Link::Http(link) = &caller.link else { return None };
+        let (caller, at) = self.way(held)?;
+        let Link::Http(link) = &caller.links[at] else { return None };
         link.told_in(&held.session(), held.version()).await.ok().flatten()
     }
 
     /// Ends a client's sessions.
     pub(in crate::gateway) async fn end_sessions(&self, all: &[Held]) {
         let ending = all.iter().filter_map(|held| Some((self.way(held)?, held)));
-        join_all(ending.map(|(caller, held)| async move {
-            if let Link::Http(link) = &caller.link {
+        join_all(ending.map(|((caller, at), held)| async move {
+            if let Link::Http(link) = &caller.links[at] {
                 end(link, held).await;
             }
         }))
