@@ -81,7 +81,9 @@ class Cluster:
     def settle(self, groups, votes):
         until = time.monotonic() + SETTLE_S
         while time.monotonic() < until:
-            told = json.loads(self.ask("cluster", "status", "-o", "json"))["groups"]
+            asked = subprocess.run([self.qmesh, "cluster", "status", "-o", "json", "--node", self.addresses[0]], capture_output=True, text=True)
+            # A cluster that is not formed yet has no status.
+            told = json.loads(asked.stdout)["groups"] if asked.returncode == 0 else []
             if len(told) == groups and all(len(group["voters"]) == votes and group["primary"] for group in told):
                 return
             time.sleep(0.2)
