@@ -216,6 +216,7 @@ pub fn up(options: &UpOptions) -> Result<(), UpError> {
     drop((boot_sender, life_sender, feed_sender));
 
     let writer = recover(&boot, writer, &progress, core_count)?;
+    crate::runtime::give_memory_back();
     let mut follower = Some((feed_receiver, writer));
     for start in starts {
         drop(start.send(Start { follower: follower.take() }));

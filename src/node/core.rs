@@ -125,6 +125,7 @@ pub(super) async fn run(mut parts: CoreParts) {
     drop(boot);
     // The sender is gone only when another core could not start: leave quietly, the reason is told there.
     let Ok(start) = (&mut parts.start).await else { return };
+    crate::runtime::give_memory_back();
     if let Some((queue, writer)) = start.follower {
         let progress = parts.shared.progress.clone();
         crate::runtime::spawn(feed::follow(queue, writer, progress, parts.ref_events.clone()));
