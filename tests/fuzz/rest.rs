@@ -4,6 +4,7 @@
 //! A request that is HTTP gets one whole answer that does not blame the node (no 5xx), and every refusal is a problem with its
 //! reason. The node stays well, whatever was sent.
 
+use futures_util::FutureExt as _;
 use qmesh::gateway::http::route::{Kind, ROUTES, Route};
 use qmesh::limits::HTTP_HEAD_BYTES_MAX;
 use serde_json::{Value, json};
@@ -259,18 +260,38 @@ fn chunked(random: &mut Random, body: &[u8]) -> Vec<u8> {
     out
 }
 
+/// What an answer says, whatever it is coded in.
+fn unfolded(answer: &Answer) -> Vec<u8> {
+    use async_compression::tokio::bufread::{BrotliDecoder, GzipDecoder, ZstdDecoder};
+    use tokio::io::AsyncReadExt as _;
+
+    let (coded, mut plain) = (&answer.body[..], Vec::new());
+    if coded.is_empty() {
+        return plain;
+    }
+    let read = match answer.header("content-encoding") {
+        "" => return coded.to_vec(),
+        "br" => BrotliDecoder::new(coded).read_to_end(&mut plain).now_or_never(),
+        "gzip" => GzipDecoder::new(coded).read_to_end(&mut plain).now_or_never(),
+        "zstd" => ZstdDecoder::new(coded).read_to_end(&mut plain).now_or_never(),
+        other => panic!("nobody asked for {other}"),
+    };
+    assert!(read.is_some_and(|read| read.is_ok()), "the body is not what its coding says: {:?}", answer.headers);
+    plain
+}
+
 fn judge(sent: &Request, answer: &Answer) {
+    let content = unfolded(answer);
     let told = || {
-        let body = String::from_utf8_lossy(&answer.body[..answer.body.len().min(2000)]).into_owned();
+        let body = String::from_utf8_lossy(&content[..content.len().min(2000)]).into_owned();
         let sent_body = String::from_utf8_lossy(&sent.body[..sent.body.len().min(2000)]).into_owned();
         let Request { method, target, headers, .. } = sent;
         format!("{method} {target}\n{headers:?}\n{sent_body}\n-> {} {:?}\n{body}", answer.status, answer.headers)
     };
     assert!((200..500).contains(&answer.status), "the node blames itself: {}", told());
     let form = answer.header("content-type");
-    if form.contains("json") && !form.contains("ndjson") && !answer.body.is_empty() {
-        let document: Value =
-            serde_json::from_slice(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", told()));
+    if form.contains("json") && !form.contains("ndjson") && !content.is_empty() {
+        let document: Value = serde_json::from_slice(&content).unwrap_or_else(|error| panic!("{error}: {}", told()));
         if form == "application/problem+json" {
             let status = document["status"].as_u64();
             assert_eq!(status, Some(u64::from(answer.status)), "{}", told());
@@ -278,7 +299,7 @@ fn judge(sent: &Request, answer: &Answer) {
         }
     }
     if form.contains("ndjson") {
-        for line in answer.body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        for line in content.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
             let line: Value = serde_json::from_slice(line).unwrap_or_else(|error| panic!("{error}: {}", told()));
             let status = line["error"]["status"].as_u64().unwrap_or_default();
             assert!(status < 500, "a line blames the node: {}", told());
