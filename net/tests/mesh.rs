@@ -59,7 +59,7 @@ fn s6_1_4_a_node_refuses_who_has_no_fit_certificate_and_says_why() {
         check_rejected(&node, &lines, &stranger, Rejection::UnknownAuthority, "UnknownIssuer").await;
         let expired = shown(cluster.leaf_from(2, &EVERY, now - 100 * DAY));
         check_rejected(&node, &lines, &expired, Rejection::OutOfValidity, "expired").await;
-        let early = shown(cluster.leaf_from(2, &EVERY, now + DAY));
+        let early = shown(cluster.leaf_from(2, &EVERY, now + 2 * DAY));
         check_rejected(&node, &lines, &early, Rejection::OutOfValidity, "not valid yet").await;
         let revoked = cluster.credentials(2, &EVERY);
         own.replace_revoked(HashSet::from([revoked.own().serial])).expect("fits");
@@ -97,7 +97,7 @@ fn s6_1_4_a_node_refuses_to_speak_to_an_unfit_node_and_says_why() {
         check(&lines, stranger, &asking, any, |found| matches!(found, Distrust::UnknownAuthority)).await;
         let expired = shown(cluster.leaf_from(1, &EVERY, now - 100 * DAY));
         check(&lines, expired, &asking, any, |found| matches!(found, Distrust::Expired { .. })).await;
-        let early = shown(cluster.leaf_from(1, &EVERY, now + DAY));
+        let early = shown(cluster.leaf_from(1, &EVERY, now + 2 * DAY));
         check(&lines, early, &asking, any, |found| matches!(found, Distrust::NotYetValid { .. })).await;
         let wrong = cluster.credentials(1, &EVERY);
         check(&lines, wrong, &asking, Expect::Node(7), |found| {
