@@ -208,16 +208,20 @@ pub fn next_generation(data: &Path) -> Result<u64, ClusterError> {
     let failed = |error| ClusterError::Io { path: path.clone(), error };
     let last = match fs::read_to_string(&path) {
         Ok(text) => {
-            let last = text.trim().strip_prefix("v1 ").and_then(|number| number.parse::<u64>().ok());
-            let what = || "it is no generation; remove it, and the node takes the time for it".to_owned();
-            last.ok_or_else(|| ClusterError::Unreadable { path: path.clone(), what: what() })?
+            text.trim().strip_prefix("v1 ").and_then(|number| number.parse::<u64>().ok()).unwrap_or_else(|| {
+                // No reason to stay away: at worst the others take the node for its last life until its clock is past that.
+                tracing::warn!(path = %path.display(), "it holds no generation; the time is taken for it");
+                0
+            })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(failed(error)),
     };
     let next = plane::now_ms().max(last.saturating_add(GENERATIONS_OF_A_LIFE));
     let partial = path.with_extension("tmp");
-    fs::write(&partial, format!("v1 {next}\n")).and_then(|()| fs::rename(&partial, &path)).map_err(failed)?;
+    write(&partial, &format!("v1 {next}\n"), 0o644)?;
+    // The content is synced before its name is, so that a power cut leaves the number of this life or of the one before.
+    fs::rename(&partial, &path).and_then(|()| fs::File::open(data.join("mesh"))?.sync_all()).map_err(failed)?;
     Ok(next)
 }
 
@@ -388,8 +392,11 @@ mod tests {
         // The life before had a clock an hour ahead.
         fs::write(&path, format!("v1 {}\n", now + 3_600_000)).unwrap();
         assert!(now + 3_600_000 < next_generation(folder.path()).unwrap());
-        fs::write(&path, "v1 many\n").unwrap();
-        let refused = next_generation(folder.path()).unwrap_err().to_string();
-        assert!(refused.contains("mesh/generation") && refused.contains("remove it"), "{refused}");
+        // What holds no number does not keep the node away.
+        for damaged in ["v1 many\n", ""] {
+            fs::write(&path, damaged).unwrap();
+            assert!(now <= next_generation(folder.path()).unwrap());
+            assert!(fs::read_to_string(&path).unwrap().starts_with("v1 "));
+        }
     }
 }
